@@ -1,0 +1,1 @@
+"""Optimization problems over integers, one module per problem and solver."""

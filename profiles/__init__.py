@@ -1,0 +1,1 @@
+"""Models, devices, fleets, plans, and what one operation costs."""

@@ -1,0 +1,95 @@
+"""What one operation costs: the interface that measured tables, rooflines and CSV profiles share.
+
+All methods are vectorized over their first array argument(s) and describe *one device's* share of the
+work. Shapes are already sharded: ``n`` of a GEMM is the columns on this device.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+MEASURED, INTERPOLATED, EXTRAPOLATED, MODELLED = range(4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cost:
+    """Time of an operation, and the work that explains it. All arrays have one shape.
+
+    ``seconds`` > 0 (0 only where nothing is done), ``flops`` and ``bytes`` (of device memory) >= 0,
+    ``provenance`` int8: index into ``profiles.stepcost.PROVENANCE``.
+    """
+
+    seconds: FloatArray
+    flops: FloatArray
+    bytes: FloatArray
+    provenance: NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """How the members of a group reach each other.
+
+    ``ranks`` devices on ``nodes`` nodes; bandwidths are bytes per second of one device in one direction.
+    """
+
+    ranks: int
+    nodes: int
+    intra_bandwidth: float
+    inter_bandwidth: float
+    intra_latency_s: float
+    inter_latency_s: float
+
+
+class Operations(Protocol):
+    """One device and engine; see the module for conventions. Formats are keys of ``FORMAT_BYTES``."""
+
+    def gemm(self, m: IntArray, *, n: int, k: int, weight: str, activation: str) -> Cost:
+        """m x k times k x n."""
+        ...
+
+    def prefill_attention(
+        self, tokens: IntArray, *, q_heads: int, kv_heads: int, head_dim: int, value_dim: int,
+        window: int, causal: bool, kv: str,
+    ) -> Cost:  # fmt: skip
+        """Attention of one sequence of ``tokens`` over itself, nothing in the cache before."""
+        ...
+
+    def decode_attention(
+        self, batch: IntArray, context: IntArray, *, q_heads: int, kv_heads: int, head_dim: int,
+        value_dim: int, window: int, kv: str,
+    ) -> Cost:  # fmt: skip
+        """One new token of each of ``batch`` sequences over ``context`` cached tokens each (broadcast)."""
+        ...
+
+    def mla_prefill(self, tokens: IntArray, *, heads: int, head_dim: int, value_dim: int, kv_rank: int,
+                    rope_dim: int, kv: str) -> Cost:  # fmt: skip
+        """MLA attention core of one sequence (projections are GEMMs of their own)."""
+        ...
+
+    def mla_decode(self, batch: IntArray, context: IntArray, *, heads: int, head_dim: int, value_dim: int,
+                   kv_rank: int, rope_dim: int, kv: str) -> Cost:  # fmt: skip
+        """MLA attention core, absorbed form: reads kv_rank + rope_dim numbers per cached token."""
+        ...
+
+    def moe(self, tokens: IntArray, *, hidden: int, inner: int, experts: int, top_k: int, tp: int, ep: int,
+            gated: bool, weight: str, activation: str) -> Cost:  # fmt: skip
+        """Routed experts of one layer for ``tokens`` tokens that enter the layer (of all ranks of the
+        expert group), on the busiest device of a tp x ep group. Shared experts are GEMMs of their own."""
+        ...
+
+    def stream(self, read_bytes: FloatArray) -> Cost:
+        """An element-wise or gather kernel that moves this many bytes of device memory."""
+        ...
+
+    def collective(self, kind: str, payload_bytes: FloatArray, link: Link) -> Cost:
+        """``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``p2p``.
+
+        ``payload_bytes`` is the full tensor: what every member holds before an all-reduce or
+        reduce-scatter and after an all-gather; what one member sends in total for all-to-all and p2p.
+        """
+        ...

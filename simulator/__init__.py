@@ -1,0 +1,1 @@
+"""Iteration-level simulation of a serving engine: moves time, chooses nothing."""

@@ -1,0 +1,1 @@
+"""Request traces: columnar arrays, readers, synthesis, resampling."""
