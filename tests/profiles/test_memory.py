@@ -1,0 +1,126 @@
+"""Memory accounting: totals against the model's own, shards against whole, published figures."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profiles import memory
+from profiles.errors import InputError
+from profiles.plan import EngineSettings, Plan
+from tests.profiles.handmade import CLIP, DEEPSEEK_V3, EVERY_KIND, LLAMA_70B, MIXTRAL, T5, TINY_TIED, WHISPER
+
+
+@dataclass(frozen=True)
+class Device:
+    memory_bytes: float
+
+
+def whole(model, **more):
+    return Plan(layers_per_stage=(len(model.decoder.layers),), **more)
+
+
+def tensor_parallel(model, width, **more):
+    return whole(model, attn_tp=width, ffn_tp=width, **more)
+
+
+@pytest.mark.parametrize("model", EVERY_KIND.values(), ids=EVERY_KIND)
+def test_one_device_holds_every_parameter_of_the_model(model):
+    (held,) = memory.stage_weight_bytes(model, whole(model))
+    assert held == 2 * model.parameters()
+
+
+@pytest.mark.parametrize("model", EVERY_KIND.values(), ids=EVERY_KIND)
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(cuts=st.sets(st.integers(1, 60), max_size=4), width=st.sampled_from([1, 2, 4, 8]))
+def test_shards_and_stages_hold_at_least_the_whole(model, cuts, width):
+    layers = len(model.decoder.layers)
+    ends = [*sorted(c for c in cuts if c < layers), layers]
+    stages = tuple(b - a for a, b in zip([0, *ends], ends, strict=False))
+    plan = Plan(layers_per_stage=stages, attn_tp=width, ffn_tp=width)
+    total = width * sum(memory.stage_weight_bytes(model, plan))
+    assert total >= 2 * model.parameters()
+    kv = sum(memory.kv_bytes_per_token(model, plan))
+    assert kv * width >= model.kv_bytes_per_token()
+
+
+def test_llama_70b_weights_and_blocks_match_what_vllm_reports():
+    """131.4 GiB in bf16; 320 KiB of cache per token. On 8 x H100 (79.1 GiB visible, 0.9 of it) the logs of
+    vLLM show 16.5 GiB of weights per device and about 1.3 million cached tokens."""
+    assert 2 * LLAMA_70B.parameters() / 2**30 == pytest.approx(131.4, abs=0.1)
+    plan = tensor_parallel(LLAMA_70B, 8)
+    assert memory.stage_weight_bytes(LLAMA_70B, plan)[0] / 2**30 == pytest.approx(16.45, abs=0.1)
+    assert memory.kv_bytes_per_token(LLAMA_70B, plan) == (40 * 1024,)
+    tokens = 16 * memory.kv_blocks(LLAMA_70B, plan, Device(79.1 * 2**30))
+    assert 1.2e6 < tokens < 1.5e6
+    assert memory.kv_blocks(LLAMA_70B, whole(LLAMA_70B), Device(79.1 * 2**30)) <= 0
+
+
+def test_tied_matrix_is_held_once_in_a_stage_and_twice_in_a_pipeline():
+    one = sum(memory.stage_weight_bytes(TINY_TIED, whole(TINY_TIED)))
+    two = sum(memory.stage_weight_bytes(TINY_TIED, Plan(layers_per_stage=(2, 2))))
+    assert two - one == 2 * 1000 * 256
+
+
+def test_kv_heads_are_copied_and_latents_shared():
+    plan = tensor_parallel(LLAMA_70B, 16)
+    assert memory.kv_bytes_per_token(LLAMA_70B, plan) == (40 * 1024,)
+    for width in (1, 8):
+        plan = tensor_parallel(DEEPSEEK_V3, width)
+        assert memory.kv_bytes_per_token(DEEPSEEK_V3, plan) == (61 * 576 * 2,)
+
+
+def test_expert_parallelism_splits_experts_as_tensor_parallelism_does():
+    by_inner = memory.stage_weight_bytes(MIXTRAL, tensor_parallel(MIXTRAL, 8))
+    by_expert = memory.stage_weight_bytes(MIXTRAL, whole(MIXTRAL, attn_tp=8, ffn_tp=1, ffn_ep=8))
+    assert by_inner == by_expert
+
+
+def test_formats_shrink_matrices_only():
+    sizes = [
+        memory.stage_weight_bytes(LLAMA_70B, whole(LLAMA_70B, weight_format=f))[0]
+        for f in ("fp32", "bf16", "fp8", "int4")
+    ]
+    assert sizes[0] == 2 * sizes[1]
+    vocabulary = 2 * 2 * 128256 * 8192
+    assert sizes[2] - vocabulary == pytest.approx((sizes[1] - vocabulary) / 2, rel=1e-3)
+    assert sizes[3] - vocabulary == pytest.approx((sizes[1] - vocabulary) * 0.5195 / 2, rel=1e-3)
+    half = memory.kv_bytes_per_token(LLAMA_70B, whole(LLAMA_70B, kv_format="fp8"))
+    assert half == (160 * 1024,)
+
+
+def test_encoders():
+    assert memory.kv_blocks(CLIP, whole(CLIP), Device(16e9)) == memory.UNBOUNDED_BLOCKS
+    assert memory.kv_blocks(CLIP, whole(CLIP), Device(1e8)) == 0
+    assert memory.kv_bytes_per_token(T5, whole(T5)) == (6 * 2 * 512 * 2,)
+    assert memory.cross_kv_bytes(T5, whole(T5)) == (0,)
+    plan = whole(WHISPER, engine=EngineSettings(max_seqs=4))
+    assert memory.cross_kv_bytes(WHISPER, plan) == (4 * 1500 * 6 * 2 * 512 * 2,)
+
+
+def test_more_memory_or_smaller_batches_never_cost_blocks():
+    plan = tensor_parallel(LLAMA_70B, 4)
+    blocks = [memory.kv_blocks(LLAMA_70B, plan, Device(g * 1e9)) for g in (40, 80, 141)]
+    assert blocks == sorted(blocks)
+    small = replace(plan, engine=EngineSettings(token_budget=512, max_seqs=16))
+    assert memory.kv_blocks(LLAMA_70B, small, Device(80e9)) >= blocks[1]
+
+
+def test_activations_grow_with_the_budget_and_with_gathered_tokens():
+    budget = [
+        memory.activation_bytes(
+            LLAMA_70B, whole(LLAMA_70B, engine=EngineSettings(token_budget=n, max_seqs=1))
+        )
+        for n in (1024, 2048, 4096)
+    ]
+    assert budget[1] > 1.9 * budget[0] and budget[2] > 1.9 * budget[1]
+    gathered = whole(LLAMA_70B, attn_dp=8, ffn_tp=8)
+    assert memory.activation_bytes(LLAMA_70B, gathered) > memory.activation_bytes(
+        LLAMA_70B, tensor_parallel(LLAMA_70B, 8)
+    )
+
+
+def test_wrong_number_of_layers_is_the_users_mistake():
+    with pytest.raises(InputError, match=r"stages of 40\+41 layers, expected 80"):
+        memory.stage_weight_bytes(LLAMA_70B, Plan(layers_per_stage=(40, 41)))
