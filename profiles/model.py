@@ -5,6 +5,7 @@ share one Block object, so cost is computed once per *distinct* block and a tril
 no more to plan than a small one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +47,14 @@ class Attention:
     rope_dim: int = 0
     extra_parameters: int = 0
 
+    def __post_init__(self) -> None:
+        if min(self.q_heads, self.kv_heads, self.head_dim, self.value_dim) < 1:
+            raise ValueError("Heads and their widths must be at least 1.")
+        if self.q_heads % self.kv_heads:
+            raise ValueError(f"{self.q_heads} query heads cannot share {self.kv_heads} KV heads evenly.")
+        if self.is_mla and not 0 <= self.rope_dim < self.head_dim:
+            raise ValueError("head_dim of MLA includes rope_dim and must exceed it.")
+
     @property
     def is_mla(self) -> bool:
         return self.kv_rank > 0
@@ -63,9 +72,7 @@ class Attention:
             expand = self.kv_rank * self.q_heads * (nope + self.value_dim)
             output = self.q_heads * self.value_dim * hidden
             return query + latent + expand + output + self.bias + self.extra_parameters
-        qkv = hidden * (
-            self.q_heads * self.head_dim + self.kv_heads * (self.head_dim + self.value_dim)
-        )
+        qkv = hidden * (self.q_heads * self.head_dim + self.kv_heads * (self.head_dim + self.value_dim))
         return qkv + self.q_heads * self.value_dim * hidden + self.bias + self.extra_parameters
 
     def kv_numbers(self) -> int:
@@ -94,7 +101,14 @@ class FeedForward:
 class MoE:
     """Mixture of experts: router, routed experts of which ``top_k`` see each token, shared experts.
 
-    ``shared_inner`` is the inner width of all shared experts together, 0 for none.
+    Parameters
+    ----------
+    inner, shared_inner
+        Inner width of one routed expert, and of all shared experts together (0 for none).
+    bias
+        Bias parameters of all routed experts together.
+    router_bias
+        Parameters that steer the router and the shared experts' gate besides the router matrix.
     """
 
     experts: int
@@ -104,6 +118,10 @@ class MoE:
     shared_inner: int = 0
     bias: int = 0
     router_bias: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.experts:
+            raise ValueError(f"top_k must be in [1, {self.experts}], the number of experts.")
 
     @property
     def matrices(self) -> int:
@@ -173,6 +191,22 @@ class Stack:
     layers: tuple[int, ...]
     extra_parameters: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.layers or set(self.layers) != set(range(len(self.blocks))):
+            raise ValueError("Every layer must name a block and every block must have a layer.")
+
+    @classmethod
+    def of(cls, hidden: int, layers: Sequence[Block], extra_parameters: int = 0) -> "Stack":
+        """The stack of these layers, in order; equal blocks are stored once."""
+        blocks = tuple(dict.fromkeys(layers))
+        index = {block: i for i, block in enumerate(blocks)}
+        return cls(
+            hidden=hidden,
+            blocks=blocks,
+            layers=tuple(index[block] for block in layers),
+            extra_parameters=extra_parameters,
+        )
+
     def parameters(self) -> int:
         each = [block.parameters(self.hidden) for block in self.blocks]
         return sum(each[i] for i in self.layers) + self.extra_parameters
@@ -193,17 +227,21 @@ class Model:
     encoder
         Of encoder-decoder models, and vision or audio towers; runs once per request.
     encoder_tokens
-        Tokens that the encoder sees when that number is fixed (Whisper 1500, CLIP 50), 0 when the prompt decides.
+        Tokens that the encoder sees when that number is fixed (Whisper large-v3 1500, CLIP ViT-L/14 257), 0
+        when the prompt decides.
     vocab
         Rows of the embedding and of the LM head, 0 where there is none.
     tied
         Whether LM head and embedding share one matrix.
     lm_head
         False for encoder-only models.
+    max_positions
+        Most tokens of one sequence, prompt and output together, that the configuration allows. Where
+        positions are not limited by construction (T5, BLOOM) it is the length of training.
     weight_format
-        Format of the published weights, key of ``FORMAT_BYTES``.
+        Format in which an engine holds the published weights, key of ``FORMAT_BYTES``.
     source
-        Where the configuration comes from.
+        Where the configuration comes from, and what it leaves out.
     """
 
     name: str
@@ -253,5 +291,12 @@ class Model:
         each = [
             sum(cell.kv_numbers() for cell in block.attention if cell.causal and not cell.cross)
             for block in self.decoder.blocks
+        ]
+        return sum(each[i] for i in self.decoder.layers) * FORMAT_BYTES[kv_format]
+
+    def cross_kv_bytes_per_token(self, kv_format: str = "bf16") -> float:
+        """Bytes that one *encoder* token leaves in the cross-attention cache, all layers together."""
+        each = [
+            sum(cell.kv_numbers() for cell in block.attention if cell.cross) for block in self.decoder.blocks
         ]
         return sum(each[i] for i in self.decoder.layers) * FORMAT_BYTES[kv_format]

@@ -1,0 +1,136 @@
+"""Which builder reads which architecture, and Hugging Face's defaults for what a file leaves out.
+
+Defaults are those of the configuration classes of transformers 5.23, tabulated in ``docs/models.md``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from profiles import family_encoder, family_layernorm, family_rms
+from profiles.hfconfig import Config
+from profiles.model import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How an architecture is read.
+
+    Parameters
+    ----------
+    build
+        Makes the model from a configuration that holds ``defaults``.
+    defaults
+        Values of fields that a file may leave out.
+    section
+        The object of a composite configuration that is planned, ``""`` for the whole.
+    left_out
+        What the model lacks compared with the checkpoint; part of ``Model.source``.
+    """
+
+    build: Callable[[Config], Model]
+    defaults: dict[str, Any]
+    section: str = ""
+    left_out: str = ""
+
+
+def _family(build: Callable[[Config], Model], **defaults: Any) -> Family:
+    return Family(build=build, defaults=defaults)
+
+
+def _text_of(family: Family) -> Family:
+    """The text part of a multimodal model."""
+    return Family(
+        build=family.build,
+        defaults=family.defaults,
+        section="text_config",
+        left_out="text part, vision left out",
+    )
+
+
+_POSITIONS = 32768
+_QWEN = {"num_key_value_heads": 32, "max_position_embeddings": _POSITIONS, "sliding_window": 4096}
+_QWEN = {**_QWEN, "max_window_layers": 28}
+
+_DEEPSEEK_V3 = Family(
+    build=family_rms.deepseek,
+    defaults={"topk_method": "noaux_tc", "max_position_embeddings": 4096},
+    left_out="multi-token prediction layers left out",
+)
+_GEMMA2 = {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096, "tie_word_embeddings": True}
+_GEMMA3 = _family(
+    family_rms.gemma3,
+    **_GEMMA2,
+    num_attention_heads=8,
+    vocab_size=262208,
+    max_position_embeddings=131072,
+)
+_LLAMA4 = _family(
+    family_rms.llama4,
+    num_key_value_heads=8,
+    head_dim=128,
+    attention_chunk_size=8192,
+    intermediate_size_mlp=16384,
+    max_position_embeddings=131072,
+)
+_QWEN3 = _family(family_rms.qwen3, **_QWEN, head_dim=128)
+_QWEN3_MOE = _family(family_rms.qwen3_moe, **{**_QWEN, "num_key_value_heads": 4})
+_T5 = _family(family_encoder.t5, n_positions=512)
+_CLIP = {"image_size": 224, "patch_size": 32, "hidden_size": 768, "intermediate_size": 3072}
+_CLIP = {**_CLIP, "num_hidden_layers": 12, "num_attention_heads": 12}
+
+ARCHITECTURES: dict[str, Family] = {
+    "BloomForCausalLM": _family(family_layernorm.bloom, seq_length=2048),
+    "CLIPModel": Family(
+        build=family_encoder.clip_vision,
+        defaults=_CLIP,
+        section="vision_config",
+        left_out="image tower, text tower and projections left out",
+    ),
+    "CLIPVisionModel": Family(build=family_encoder.clip_vision, defaults=_CLIP, section="vision_config"),
+    "DeepseekV2ForCausalLM": _family(family_rms.deepseek, max_position_embeddings=2048),
+    "DeepseekV3ForCausalLM": _DEEPSEEK_V3,
+    "GPT2LMHeadModel": _family(family_layernorm.gpt2, n_positions=1024),
+    "GPTBigCodeForCausalLM": _family(family_layernorm.gpt2, n_positions=1024, multi_query=True),
+    "GPTJForCausalLM": _family(family_layernorm.gptj, n_positions=2048, tie_word_embeddings=False),
+    "GPTNeoXForCausalLM": _family(
+        family_layernorm.gpt_neox, max_position_embeddings=2048, tie_word_embeddings=False
+    ),
+    "GemmaForCausalLM": _family(
+        family_rms.gemma,
+        num_key_value_heads=16,
+        head_dim=256,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    ),
+    "Gemma2ForCausalLM": _family(family_rms.gemma2, **_GEMMA2, max_position_embeddings=8192),
+    "Gemma3ForCausalLM": _GEMMA3,
+    "Gemma3ForConditionalGeneration": _text_of(_GEMMA3),
+    "GptOssForCausalLM": _family(family_rms.gpt_oss, num_key_value_heads=8, head_dim=64, sliding_window=128),
+    "KimiK25ForConditionalGeneration": _text_of(_DEEPSEEK_V3),
+    "Llama4ForCausalLM": _LLAMA4,
+    "Llama4ForConditionalGeneration": _text_of(_LLAMA4),
+    "LlamaForCausalLM": _family(family_rms.llama, max_position_embeddings=2048),
+    "MiMoForCausalLM": _family(family_rms.qwen2, **_QWEN),
+    "MiniMaxM2ForCausalLM": _family(
+        family_rms.mixtral, num_key_value_heads=8, use_qk_norm=True, use_routing_bias=True
+    ),
+    "MistralForCausalLM": _family(
+        family_rms.mistral, num_key_value_heads=8, sliding_window=4096, max_position_embeddings=131072
+    ),
+    "MixtralForCausalLM": _family(family_rms.mixtral, num_key_value_heads=8, max_position_embeddings=131072),
+    "OPTForCausalLM": _family(family_layernorm.opt, max_position_embeddings=2048),
+    "Phi3ForCausalLM": _family(family_rms.mistral, max_position_embeddings=4096),
+    "Qwen2ForCausalLM": _family(family_rms.qwen2, **_QWEN),
+    "Qwen2MoeForCausalLM": _family(family_rms.qwen2_moe, **{**_QWEN, "num_key_value_heads": 16}),
+    "Qwen3ForCausalLM": _QWEN3,
+    "Qwen3MoeForCausalLM": _QWEN3_MOE,
+    "Qwen3VLForConditionalGeneration": _text_of(_QWEN3),
+    "Qwen3VLMoeForConditionalGeneration": _text_of(_QWEN3_MOE),
+    "T5ForConditionalGeneration": _T5,
+    "T5WithLMHeadModel": _T5,
+    "WhisperForConditionalGeneration": _family(
+        family_encoder.whisper, max_source_positions=1500, max_target_positions=448
+    ),
+}
+"""By the word in ``architectures`` of a configuration."""
