@@ -48,13 +48,21 @@ def _text_of(family: Family) -> Family:
     )
 
 
-_POSITIONS = 32768
-_QWEN = {"num_key_value_heads": 32, "max_position_embeddings": _POSITIONS, "sliding_window": 4096}
-_QWEN = {**_QWEN, "max_window_layers": 28}
-
+_QWEN = {
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
 _DEEPSEEK_V3 = Family(
     build=family_rms.deepseek,
-    defaults={"topk_method": "noaux_tc", "max_position_embeddings": 4096},
+    defaults={
+        "q_lora_rank": 1536,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 3,
+        "topk_method": "noaux_tc",
+        "max_position_embeddings": 4096,
+    },
     left_out="multi-token prediction layers left out",
 )
 _GEMMA2 = {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096, "tie_word_embeddings": True}
@@ -76,9 +84,14 @@ _LLAMA4 = _family(
 _QWEN3 = _family(family_rms.qwen3, **_QWEN, head_dim=128)
 _QWEN3_MOE = _family(family_rms.qwen3_moe, **{**_QWEN, "num_key_value_heads": 4})
 _T5 = _family(family_encoder.t5, n_positions=512)
-_CLIP = {"image_size": 224, "patch_size": 32, "hidden_size": 768, "intermediate_size": 3072}
-_CLIP = {**_CLIP, "num_hidden_layers": 12, "num_attention_heads": 12}
-
+_CLIP = {
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
 ARCHITECTURES: dict[str, Family] = {
     "BloomForCausalLM": _family(family_layernorm.bloom, seq_length=2048),
     "CLIPModel": Family(
@@ -88,7 +101,9 @@ ARCHITECTURES: dict[str, Family] = {
         left_out="image tower, text tower and projections left out",
     ),
     "CLIPVisionModel": Family(build=family_encoder.clip_vision, defaults=_CLIP, section="vision_config"),
-    "DeepseekV2ForCausalLM": _family(family_rms.deepseek, max_position_embeddings=2048),
+    "DeepseekV2ForCausalLM": _family(
+        family_rms.deepseek, q_lora_rank=1536, n_shared_experts=2, max_position_embeddings=2048
+    ),
     "DeepseekV3ForCausalLM": _DEEPSEEK_V3,
     "GPT2LMHeadModel": _family(family_layernorm.gpt2, n_positions=1024),
     "GPTBigCodeForCausalLM": _family(family_layernorm.gpt2, n_positions=1024, multi_query=True),

@@ -18,7 +18,7 @@ def t5(c: Config) -> Model:
     """
     hidden, inner = c.integer("d_model"), c.integer("d_ff")
     heads, head_dim = c.integer("num_heads"), c.integer("d_kv")
-    vocab, layers = c.integer("vocab_size"), c.integer("num_layers")
+    vocab, layers = c.integer("vocab_size"), c.layers("num_layers")
     gated = c.text("feed_forward_proj", default="relu").startswith("gated-")
     own = Attention(q_heads=heads, kv_heads=heads, head_dim=head_dim, value_dim=head_dim)
     both_ways, cross = replace(own, causal=False), replace(own, causal=False, cross=True)
@@ -30,7 +30,7 @@ def t5(c: Config) -> Model:
         name="",
         architecture="",
         encoder=Stack.of(hidden, [encode] * layers, table + hidden),
-        decoder=Stack.of(hidden, [decode] * c.integer("num_decoder_layers", default=layers), table + hidden),
+        decoder=Stack.of(hidden, [decode] * c.layers("num_decoder_layers", default=layers), table + hidden),
         vocab=vocab,
         tied=c.flag("tie_word_embeddings", default=True),
         embedding_parameters=vocab * hidden,
@@ -50,11 +50,9 @@ def whisper(c: Config) -> Model:
     return Model(
         name="",
         architecture="",
-        encoder=Stack.of(
-            hidden, [encode] * c.integer("encoder_layers"), stem + sources * hidden + 2 * hidden
-        ),
+        encoder=Stack.of(hidden, [encode] * c.layers("encoder_layers"), stem + sources * hidden + 2 * hidden),
         encoder_tokens=sources,
-        decoder=Stack.of(hidden, [decode] * c.integer("decoder_layers"), targets * hidden + 2 * hidden),
+        decoder=Stack.of(hidden, [decode] * c.layers("decoder_layers"), targets * hidden + 2 * hidden),
         vocab=vocab,
         tied=c.flag("tie_word_embeddings", default=True),
         embedding_parameters=vocab * hidden,
@@ -75,7 +73,7 @@ def clip_vision(c: Config) -> Model:
     return Model(
         name="",
         architecture="",
-        decoder=Stack.of(hidden, [layer] * c.integer("num_hidden_layers"), stem + 4 * hidden),
+        decoder=Stack.of(hidden, [layer] * c.layers("num_hidden_layers"), stem + 4 * hidden),
         encoder_tokens=tokens,
         vocab=0,
         tied=False,

@@ -16,7 +16,7 @@ def gpt2(c: Config) -> Model:
     kv_heads = 1 if c.flag("multi_query", default=False) else heads
     return _decoder(
         c,
-        layers=c.integer("n_layer"),
+        layers=c.layers("n_layer"),
         cell=_attention(c, hidden, heads, kv_heads),
         ffn=_mlp(hidden, c.integer("n_inner", default=4 * hidden)),
         hidden=hidden,
@@ -30,7 +30,7 @@ def gptj(c: Config) -> Model:
     hidden = c.integer("n_embd")
     return _decoder(
         c,
-        layers=c.integer("n_layer"),
+        layers=c.layers("n_layer"),
         cell=_attention(c, hidden, c.integer("n_head"), bias=False),
         ffn=_mlp(hidden, c.integer("n_inner", default=4 * hidden)),
         hidden=hidden,
@@ -47,7 +47,7 @@ def gpt_neox(c: Config) -> Model:
     heads = c.integer("num_attention_heads")
     return _decoder(
         c,
-        layers=c.integer("num_hidden_layers"),
+        layers=c.layers("num_hidden_layers"),
         cell=_attention(c, hidden, heads, bias=c.flag("attention_bias", default=True)),
         ffn=_mlp(hidden, c.integer("intermediate_size")),
         hidden=hidden,
@@ -75,7 +75,7 @@ def opt(c: Config) -> Model:
         architecture="",
         decoder=Stack.of(
             hidden,
-            [block] * c.integer("num_hidden_layers"),
+            [block] * c.layers("num_hidden_layers"),
             (positions + 2) * hidden + projections + (2 * hidden * scale if last else 0),
         ),
         vocab=vocab,
@@ -91,7 +91,7 @@ def bloom(c: Config) -> Model:
     heads = c.integer("n_head", "num_attention_heads")
     return _decoder(
         c,
-        layers=c.integer("n_layer", "num_hidden_layers"),
+        layers=c.layers("n_layer", "num_hidden_layers"),
         cell=_attention(c, hidden, heads),
         ffn=_mlp(hidden, 4 * hidden),
         hidden=hidden,

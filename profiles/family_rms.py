@@ -146,7 +146,10 @@ def gemma3(c: Config) -> Model:
 
 
 def llama4(c: Config) -> Model:
-    """Llama 4, text: experts in every ``interleave_moe_layer_step``-th layer, chunked attention in 3 of 4."""
+    """Llama 4, text: experts in every ``interleave_moe_layer_step``-th layer, chunked attention in 3 of 4.
+
+    Layers with rotary positions (1 in ``no_rope_layers``) are the chunked ones.
+    """
     if not c.has("sliding_window"):
         c = c.otherwise(sliding_window=c.fields.get("attention_chunk_size"))
     experts, inner = c.integer("num_local_experts"), c.integer("intermediate_size")
@@ -155,11 +158,15 @@ def llama4(c: Config) -> Model:
     step = c.integer("interleave_moe_layer_step", default=1)
     sparse_layers = c.items("moe_layers", int) or range(step - 1, _layers(c), step)
     ffn = [sparse if i in sparse_layers else dense for i in range(_layers(c))]
-    return _decoder(c, _windowed(c, _grouped(c), lambda layer: (layer + 1) % 4 != 0), ffn)
+    period = c.integer("no_rope_layer_interval", default=4)
+    rotary = c.items("no_rope_layers", int) or [int((i + 1) % period != 0) for i in range(_layers(c))]
+    if len(rotary) != _layers(c):
+        raise c.wrong("no_rope_layers", f"a list of {_layers(c)} int")
+    return _decoder(c, _windowed(c, _grouped(c), lambda layer: bool(rotary[layer])), ffn)
 
 
 def _layers(c: Config) -> int:
-    return c.integer("num_hidden_layers")
+    return c.layers("num_hidden_layers")
 
 
 def _top_k(c: Config, experts: int) -> int:

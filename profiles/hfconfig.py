@@ -12,6 +12,8 @@ from typing import Any
 
 from profiles.errors import InputError, nearest
 
+MOST_LAYERS = 10_000
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; InputError names the file and, for a syntax error, the line."""
@@ -65,6 +67,13 @@ class Config:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise self.wrong(name, expected)
         return value
+
+    def layers(self, *names: str, default: int | None = None) -> int:
+        """A number of layers; bounded, since each layer becomes an entry of a list."""
+        count = self.integer(*names, default=default)
+        if count > MOST_LAYERS:
+            raise self.wrong(next(name for name in names if self.has(name)), f"at most {MOST_LAYERS} layers")
+        return count
 
     def flag(self, name: str, *, default: bool) -> bool:
         """True or false."""

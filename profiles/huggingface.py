@@ -55,11 +55,12 @@ def load_model(name_or_path: str) -> Model:
     if path.is_dir() and (path / "config.json").exists():
         path /= "config.json"
     if path.is_file():
-        return _read(path, name=path.parent.resolve().name if path.name == "config.json" else path.stem)
+        name = path.parent.resolve().name if path.name == "config.json" else path.stem
+        return _read(path, name=name, source=str(path))
     names = _names()
     known = names.get(name_or_path.lower())
     if known is not None:
-        return _read(known.path, name=known.name)
+        return _read(known.path, name=known.name, source=known.source)
     if path.is_dir():
         raise InputError(f"{path}: the directory has no config.json")
     if path.suffix == ".json":
@@ -77,7 +78,7 @@ def known_models() -> list[ModelRecord]:
     records = []
     for known in dict.fromkeys(_names().values()):
         try:
-            model = _read(known.path, name=known.name)
+            model = _read(known.path, name=known.name, source=known.source)
         except InputError:
             if known.path.parent == FACTS:
                 raise
@@ -102,6 +103,7 @@ class _Known:
 
     name: str
     path: Path
+    source: str
 
 
 @cache
@@ -120,7 +122,8 @@ def _own() -> Iterator[tuple[_Known, list[str]]]:
     for path in sorted(FACTS.glob("*.json")):
         config = Config(where=str(path), fields=read_json(path))
         ids = config.items("names", str) or []
-        yield _Known(name=path.stem, path=path), [path.stem, *ids, *(_short(each) for each in ids)]
+        known = _Known(name=path.stem, path=path, source=config.text("source"))
+        yield known, [path.stem, *ids, *(_short(each) for each in ids)]
 
 
 def _shipped() -> Iterator[tuple[_Known, list[str]]]:
@@ -129,14 +132,17 @@ def _shipped() -> Iterator[tuple[_Known, list[str]]]:
         for path in sorted(Path(root, "model_configs").glob("*--*_config.json")):
             if not path.name.endswith("_hf_quant_config.json"):
                 name = path.name.removesuffix("_config.json").replace("--", "/")
-                yield _Known(name=name, path=path), [name, _short(name)]
+                known = _Known(
+                    name=name, path=path, source=f"config.json of {name}, from aiconfigurator-core"
+                )
+                yield known, [name, _short(name)]
 
 
 def _short(identifier: str) -> str:
     return identifier.rpartition("/")[2]
 
 
-def _read(path: Path, *, name: str) -> Model:
+def _read(path: Path, *, name: str, source: str) -> Model:
     """The model in a configuration file."""
     config = Config(where=str(path), fields=read_json(path))
     architectures = config.items("architectures", str)
@@ -158,15 +164,12 @@ def _read(path: Path, *, name: str) -> Model:
         model = family.build(part.otherwise(**family.defaults))
     except ValueError as error:  # a law of the dataclasses that no single field decides
         raise InputError(f"{path}: {error}") from None
-    source = config.text("source", default=f"configuration {path.name}")
-    if family.left_out:
-        source += f"; {family.left_out}"
     return replace(
         model,
         name=name,
         architecture=architecture,
         weight_format=weight_format(config, _modelopt(path)),
-        source=source,
+        source=f"{source}; {family.left_out}" if family.left_out else source,
     )
 
 
