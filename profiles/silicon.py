@@ -2,10 +2,11 @@
 
 A shape that was measured has a curve over its load. A shape that was not borrows *utilisation* (roofline
 time / measured time, at the same load) from measured neighbours: GEMM from the four around it in
-(log n, log k), attention and experts from the nearest. For decode, KV heads and sequences are exchanged
-(eight sequences of one KV head read what one sequence of eight does); experts are compared at equal rows
-per expert. Beyond the measured load the utilisation of the edge is held. A format that was not measured
-keeps the utilisation of bf16, and is MODELLED. FLOPs, bytes and every roofline are the ``fallback``'s.
+(log n, log k), attention of prompts and collectives from the two around in heads or ranks, experts from
+the two nearest shapes, at equal rows per expert. For decode, KV heads and sequences are exchanged: eight
+sequences of one KV head read what one sequence of eight does. Beyond the measured load the utilisation of
+the edge is held. A format that was not measured keeps the utilisation of bf16, and is MODELLED. FLOPs,
+bytes and every roofline are the ``fallback``'s.
 
 Provenance: MEASURED on a point, INTERPOLATED between points or shapes, EXTRAPOLATED beyond them.
 """
@@ -30,14 +31,23 @@ from profiles.ops import (
 )
 from profiles.silicon_curves import Curve, Grades, Surface
 from profiles.silicon_shapes import (
+    Neighbour,
+    Roof,
+    around,
+    attention_rows,
     borrowed,
     borrowed_surface,
+    curve_of,
     fastest,
     gemm_curve,
+    has_window,
     nearest_site,
+    nearest_sites,
     roof_of,
     site_curve,
     site_surface,
+    sites_around,
+    with_site_first,
     within,
 )
 from profiles.silicon_tables import (
@@ -68,6 +78,7 @@ _MOE_FORMATS: dict[tuple[str, str], tuple[str, ...]] = {
     ("int4", "bf16"): ("int4_wo", "w4a16_mxfp4"),
 }
 _OWN_KERNELS = {"sq", "int8_wo", "int4_wo"}  # engines differ too much to borrow these from another
+_HEADS = ("q_heads", "kv_heads", "head_dim", "window")
 _KV_FORMATS = {"bf16": "bfloat16", "fp8": "fp8"}
 # MLA was measured with the widths of DeepSeek-V3 alone (its published config.json).
 _MLA: dict[str, Any] = {"head_dim": 192, "value_dim": 128, "kv_rank": 512, "rope_dim": 64}
@@ -110,17 +121,20 @@ class Silicon:
     def gemm(self, m: IntArray, *, n: int, k: int, weight: str, activation: str) -> Cost:
         cost = partial(self.fallback.gemm, n=n, k=k, weight=weight, activation=activation)
 
+        def roof(weight: str, activation: str) -> Callable[[int, int], Roof]:
+            operation = partial(self.fallback.gemm, weight=weight, activation=activation)
+            return lambda n, k: roof_of(partial(operation, n=n, k=k))
+
         def build() -> Curve | None:
             formats = _GEMM_FORMATS.get((weight, activation), ())
             tables = [self._table("gemm", own=f in _OWN_KERNELS, gemm_dtype=f) for f in formats]
-            for table in _with_site_first(tables, (n, k)):
-                return gemm_curve(table, n, k, lambda m, n, k: roof_of(partial(cost, n=n, k=k))(m))
-            measured = self._table("gemm", gemm_dtype="bfloat16")
-            if measured is None:
+            for table in with_site_first(tables, (n, k)):
+                return gemm_curve(table, n, k, roof(weight, activation))
+            bf16 = self._table("gemm", gemm_dtype="bfloat16")
+            if bf16 is None:
                 return None
-            bf16 = partial(cost, weight="bf16", activation="bf16")
-            curve = gemm_curve(measured, n, k, lambda m, n, k: roof_of(partial(bf16, n=n, k=k))(m))
-            return borrowed(curve, roof_of(bf16), roof_of(cost), MODELLED)
+            theirs = Neighbour(1, gemm_curve(bf16, n, k, roof("bf16", "bf16")), roof("bf16", "bf16")(n, k))
+            return borrowed([theirs], roof_of(cost), MODELLED)
 
         return self._along(("gemm", n, k, weight, activation), build, cost, m)
 
@@ -137,23 +151,24 @@ class Silicon:
         def build() -> Curve | None:
             if causal:
                 table, theirs = self._by_kv("prefill", kv)
-                rows = _attention_rows(table, head_dim, window) if table else None
+                rows = attention_rows(table, head_dim, window) if table else None
             else:
                 # An encoder has no cache, so its KV format changes nothing.
                 table, theirs = self._table("encoder", attn_dtype="bfloat16"), kv
                 rows = table.sites[:, [0, 0, 1, 1]] * [1, 1, 1, 0] if table else None
             if table is None or rows is None:
                 return None
-            site = nearest_site(rows[:, :3], (q_heads, kv_heads, head_dim), (1, 1, 4))
-            names = ("q_heads", "kv_heads", "head_dim", "window")
-            measured = shape | dict(zip(names, rows[site].tolist(), strict=True)) | {"kv": theirs}
-            measured["value_dim"] = measured["head_dim"]
-            curve = site_curve(table, site, quadratic=True)
-            if measured == shape:
-                return curve
+            neighbours = []
+            for site, weight in sites_around(rows, q_heads, kv_heads):
+                measured = shape | dict(zip(_HEADS, map(int, rows[site]), strict=True)) | {"kv": theirs}
+                measured["value_dim"] = measured["head_dim"]
+                curve = site_curve(table, site, quadratic=True)
+                if measured == shape:
+                    return curve
+                roof = roof_of(partial(self.fallback.prefill_attention, **measured))
+                neighbours.append(Neighbour(weight, curve, roof))
             grade = MODELLED if theirs != kv else within(table.sites[:, 0], q_heads)
-            theirs_cost = partial(self.fallback.prefill_attention, **measured)
-            return borrowed(curve, roof_of(theirs_cost), roof_of(cost), grade)
+            return borrowed(neighbours, roof_of(cost), grade)
 
         return self._along(("prefill", *shape.values()), build, cost, tokens)
 
@@ -166,7 +181,7 @@ class Silicon:
             "window": window, "kv": kv,
         }  # fmt: skip
         table, theirs = self._by_kv("decode", kv)
-        if table is not None and window and not _has_window(table, head_dim, window):
+        if table is not None and window and not has_window(table, head_dim, window):
             # What lies before the window is skipped, so the time is that of full attention over it.
             cost = self.decode_attention(batch, np.minimum(context, window), **(shape | {"window": 0}))
             return replace(cost, provenance=np.maximum(cost.provenance, np.int8(INTERPOLATED)))
@@ -175,11 +190,18 @@ class Silicon:
         def build() -> Surface | None:
             if table is None:
                 return None
-            rows = _attention_rows(table, head_dim, window)
+            rows = attention_rows(table, head_dim, window)
             features = np.stack([rows[:, 0] / rows[:, 1], rows[:, 1], rows[:, 2]], axis=1)
-            site = nearest_site(features, (q_heads / kv_heads, kv_heads, head_dim), (4, 1, 16))
-            q, h, d, w = rows[site].tolist()
-            measured = {"q_heads": q, "kv_heads": h, "head_dim": d, "value_dim": d, "window": w, "kv": theirs}
+            site = nearest_site(features, (q_heads / kv_heads, kv_heads, head_dim))
+            q, h, d, w = map(int, rows[site])
+            measured: dict[str, Any] = {
+                "q_heads": q,
+                "kv_heads": h,
+                "head_dim": d,
+                "value_dim": d,
+                "window": w,
+                "kv": theirs,
+            }
             surface = site_surface(table, site, roof_of(partial(self.fallback.decode_attention, **measured)))
             if measured == shape:
                 return surface
@@ -204,15 +226,16 @@ class Silicon:
             table, theirs = self._by_kv("mla_prefill", kv)
             if table is None:
                 return None
-            site = nearest_site(table.sites, (heads,), (1,))
-            measured: dict[str, Any] = _MLA | {"heads": int(table.sites[site][0]), "kv": theirs}
-            curve = site_curve(table, site, quadratic=True)
-            if measured == shape:
-                return curve
+            neighbours = []
+            for near, weight in around(table.sites[:, 0], heads):
+                measured: dict[str, Any] = _MLA | {"heads": near, "kv": theirs}
+                curve = curve_of(table, near, quadratic=True)
+                if measured == shape:
+                    return curve
+                roof = roof_of(partial(self.fallback.mla_prefill, **measured))
+                neighbours.append(Neighbour(weight, curve, roof))
             grade = MODELLED if theirs != kv else within(table.sites[:, 0], heads)
-            return borrowed(
-                curve, roof_of(partial(self.fallback.mla_prefill, **measured)), roof_of(cost), grade
-            )
+            return borrowed(neighbours, roof_of(cost), grade)
 
         return self._along(("mla_prefill", *shape.values()), build, cost, tokens)
 
@@ -230,7 +253,7 @@ class Silicon:
             table, theirs = self._by_kv("mla_decode", kv)
             if table is None:
                 return None
-            site = nearest_site(table.sites, (heads,), (1,))
+            site = nearest_site(table.sites, (heads,))
             measured: dict[str, Any] = _MLA | {"heads": int(table.sites[site][0]), "kv": theirs}
             roof = roof_of(partial(self.fallback.mla_decode, **measured))
             surface = site_surface(table, site, roof)
@@ -254,37 +277,34 @@ class Silicon:
 
         def build() -> Curve | None:
             formats = _MOE_FORMATS.get((weight, activation), ())
-            tables = [self._moe_table(f) for f in formats]
+            tables, like_ours = [self._moe_table(f) for f in formats], {}
             if not any(tables):
-                tables, formats = [self._moe_table("bfloat16")], ()
-            for table in _with_site_first(tables, site_of_shape):
-                site = table.find(site_of_shape)
-                if site is not None and gated and formats:
-                    return site_curve(table, site)
-                if site is None:
-                    h, i, k, e, t, p = table.sites.T.astype(np.float64)
-                    site = nearest_site(
-                        np.stack([h, i / t, k, e, p], axis=1), (hidden, inner / tp, top_k, experts, ep),
-                        (1, 1, 1, 1, 2),
-                    )  # fmt: skip
-                h, i, k, e, t, p = table.sites[site].tolist()
-                measured = {
-                    "hidden": h,
-                    "inner": i,
-                    "top_k": k,
-                    "experts": e,
-                    "tp": t,
-                    "ep": p,
-                    "gated": True,
-                }
-                formats_theirs = {} if formats else {"weight": "bf16", "activation": "bf16"}
-                return borrowed(
-                    site_curve(table, site),
-                    roof_of(partial(cost, **measured, **formats_theirs)),
-                    roof_of(cost),
-                    EXTRAPOLATED if formats else MODELLED,
-                    stretch=(k / e) / (top_k / experts),
-                )
+                tables = [self._moe_table("bfloat16")]
+                like_ours = {"weight": "bf16", "activation": "bf16"}
+            for table in with_site_first(tables, site_of_shape):
+                exact = table.find(site_of_shape)
+                if exact is not None and gated and not like_ours:
+                    return site_curve(table, exact)
+                h, i, k, e, t, p = table.sites.T
+                features = np.stack([h, i / t, k, e, p], axis=1)
+                wanted = (hidden, inner / tp, top_k, experts, ep)
+                neighbours = []
+                nearest_two = nearest_sites(features, wanted, 2)
+                for site, distance in nearest_two[: 1 if nearest_two[0][1] == 0 else 2]:
+                    h, i, k, e, t, p = table.sites[site].tolist()
+                    measured = {
+                        "hidden": h,
+                        "inner": i,
+                        "top_k": k,
+                        "experts": e,
+                        "tp": t,
+                        "ep": p,
+                        "gated": True,
+                    }
+                    roof = roof_of(partial(cost, **(measured | like_ours)))
+                    stretch = (k / e) / (top_k / experts)
+                    neighbours.append(Neighbour(1 / (distance + 0.1), site_curve(table, site), roof, stretch))
+                return borrowed(neighbours, roof_of(cost), MODELLED if like_ours else EXTRAPOLATED)
             return None
 
         return self._along(("moe", *shape.values()), build, cost, tokens)
@@ -307,14 +327,19 @@ class Silicon:
             names = ("custom_all_reduce", "all_reduce") if kind == "all_reduce" else (kind,)
             curves = []
             for table in filter(None, map(self._table, names)):
-                wide = np.flatnonzero(table.sites[:, 0] >= link.ranks)
-                if len(wide):
-                    ranks = int(table.sites[wide[0]][0])
-                    curve = site_curve(table, int(wide[0]))
-                    if ranks != link.ranks:
-                        theirs = partial(cost, link=replace(link, ranks=ranks))
-                        curve = borrowed(curve, roof_of(theirs), roof_of(cost), INTERPOLATED)
-                    curves.append(curve)
+                if link.ranks <= table.sites.max():
+                    neighbours = [
+                        Neighbour(
+                            weight,
+                            curve_of(table, ranks),
+                            roof_of(partial(cost, link=replace(link, ranks=ranks))),
+                        )
+                        for ranks, weight in around(table.sites[:, 0], link.ranks)
+                    ]
+                    exact = table.find((link.ranks,)) is not None
+                    curves.append(
+                        neighbours[0].curve if exact else borrowed(neighbours, roof_of(cost), INTERPOLATED)
+                    )
             return fastest(curves)
 
         return self._along(("collective", kind, link), build, cost, payload_bytes)
@@ -363,24 +388,3 @@ class Silicon:
 
 def _measured(cost: Cost, seconds: FloatArray, grades: Grades) -> Cost:
     return Cost(seconds=seconds, flops=cost.flops, bytes=cost.bytes, provenance=grades)
-
-
-def _with_site_first(tables: list[Table | None], site: tuple[int, ...]) -> list[Table]:
-    return sorted(filter(None, tables), key=lambda table: table.find(site) is None)
-
-
-def _has_window(table: Table, head_dim: int, window: int) -> bool:
-    return bool(((table.sites[:, 2] == _near_dim(table, head_dim)) & (table.sites[:, 3] == window)).any())
-
-
-def _near_dim(table: Table, head_dim: int) -> int:
-    return int(table.sites[nearest_site(table.sites[:, 2:3], (head_dim,), (1,))][2])
-
-
-def _attention_rows(table: Table, head_dim: int, window: int) -> FloatArray:
-    """The sites, infinitely far where head width or window is not the one to take."""
-    width = _near_dim(table, head_dim)
-    window = window if _has_window(table, head_dim, window) else 0
-    rows = table.sites.astype(np.float64)
-    rows[(rows[:, 2] != width) | (rows[:, 3] != window), 2] = np.inf
-    return rows

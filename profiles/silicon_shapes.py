@@ -4,7 +4,9 @@ A *roof* is a function from load to roofline seconds of one shape. A neighbour's
 ``seconds * our roof / their roof`` at the same load.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,10 +28,17 @@ def roof_of(operation: Callable[..., Cost]) -> Callable[..., FloatArray]:
     return lambda *loads: operation(*map(whole, loads)).seconds
 
 
-def nearest_site(features: FloatArray | IntArray, wanted: Sequence[float], weights: Sequence[float]) -> int:
-    """Row of ``features`` [S, F] with the least weighted sum of |log ratio|; the first of equals."""
-    distance = np.abs(np.log(features / np.asarray(wanted, dtype=np.float64))) @ np.asarray(weights, float)
-    return int(np.argmin(distance))
+def nearest_sites(
+    features: FloatArray | IntArray, wanted: Sequence[float], most: int
+) -> list[tuple[int, float]]:
+    """Rows of ``features`` [S, F] with the least sum of |log ratio| and that sum, nearest first."""
+    distance = np.abs(np.log(features / np.asarray(wanted, dtype=np.float64))).sum(axis=1)
+    return [(int(row), float(distance[row])) for row in np.argsort(distance, kind="stable")[:most]]
+
+
+def nearest_site(features: FloatArray | IntArray, wanted: Sequence[float]) -> int:
+    """The nearest row, the first of equals."""
+    return nearest_sites(features, wanted, 1)[0][0]
 
 
 def within(column: FloatArray | IntArray, value: float) -> int:
@@ -46,12 +55,30 @@ def site_curve(table: Table, site: int, *, quadratic: bool = False) -> Curve:
     )
 
 
-def borrowed(curve: Curve, theirs: Roof, ours: Roof, grade: int, stretch: float = 1.0) -> Curve:
-    """Our curve from a neighbour's. Our load x corresponds to theirs at ``x / stretch``."""
-    knots = np.unique(whole(curve.knots * stretch)).astype(np.float64)
-    same = np.clip(knots / stretch, curve.knots[0], curve.knots[-1])
-    seconds = np.interp(same, curve.knots, curve.seconds) * ours(knots) / theirs(same)
-    return Curve(knots=knots, seconds=isotonic(seconds), grade=grade, quadratic=curve.quadratic)
+class Neighbour(NamedTuple):
+    """A measured curve, the roof of its shape, and how much it counts (weights are relative).
+
+    Its load is compared with ``stretch`` times as much of ours.
+    """
+
+    weight: float
+    curve: Curve
+    roof: Roof
+    stretch: float = 1.0
+
+
+def borrowed(neighbours: Sequence[Neighbour], ours: Roof, grade: int) -> Curve:
+    """Our curve from the utilisation of neighbours, blended in logarithms by weight."""
+    first = neighbours[0]
+    knots = np.unique(whole(first.curve.knots * first.stretch)).astype(np.float64)
+    log_share = np.zeros(len(knots))
+    for weight, curve, roof, stretch in neighbours:
+        same = np.clip(knots / stretch, curve.knots[0], curve.knots[-1])
+        log_share += weight * np.log(roof(same) / np.interp(same, curve.knots, curve.seconds))
+    share = np.exp(log_share / sum(neighbour.weight for neighbour in neighbours))
+    return Curve(
+        knots=knots, seconds=isotonic(ours(knots) / share), grade=grade, quadratic=first.curve.quadratic
+    )
 
 
 def fastest(curves: Sequence[Curve]) -> Curve | None:
@@ -63,38 +90,45 @@ def fastest(curves: Sequence[Curve]) -> Curve | None:
     return Curve(knots=knots, seconds=np.min(seconds, axis=0), grade=max(curve.grade for curve in curves))
 
 
-def gemm_curve(table: Table, n: int, k: int, roof: Callable[[FloatArray, int, int], FloatArray]) -> Curve:
+def gemm_curve(table: Table, n: int, k: int, roof: Callable[[int, int], Roof]) -> Curve:
     """Seconds over m of one (n, k): measured, or log utilisation bilinear in (log n, log k)."""
     site = table.find((n, k))
     if site is not None:
         return site_curve(table, site)
-    corners = {
-        corner: row_weight * column_weight
-        for near_n, row_weight in _around(np.unique(table.sites[:, 0]), n)
-        for near_k, column_weight in _around(np.unique(table.sites[:, 1]), k)
+    corners = [
+        (corner, row_weight * column_weight)
+        for near_n, row_weight in around(table.sites[:, 0], n)
+        for near_k, column_weight in around(table.sites[:, 1], k)
         if (corner := table.find((near_n, near_k))) is not None
-    }
-    if not corners:
-        corners = {nearest_site(table.sites.astype(np.float64), (n, k), (1, 1)): 1.0}
-    m, total = table.axes[0], sum(corners.values())
-    log_share = np.zeros(len(m))
-    for corner, weight in corners.items():
-        curve = site_curve(table, corner)
-        near_n, near_k = table.sites[corner].tolist()
-        share = roof(curve.knots, near_n, near_k) / curve.seconds
-        log_share += weight / total * np.interp(m, curve.knots, np.log(share))
+    ] or [(nearest_site(table.sites, (n, k)), 1.0)]
+    neighbours = [
+        Neighbour(weight, site_curve(table, corner), roof(*table.sites[corner].tolist()))
+        for corner, weight in corners
+    ]
     grade = max(within(table.sites[:, 0], n), within(table.sites[:, 1], k))
-    return Curve(knots=m, seconds=isotonic(roof(m, n, k) / np.exp(log_share)), grade=grade)
+    return borrowed(neighbours, roof(n, k), grade)
 
 
-def _around(values: IntArray, x: int) -> list[tuple[int, float]]:
-    """The measured values on both sides and their weights in log x; one at or beyond an edge."""
-    i = int(np.searchsorted(values, x))
-    if i == len(values) or values[i] == x or i == 0:
-        return [(int(values[min(i, len(values) - 1)]), 1.0)]
-    low, high = float(values[i - 1]), float(values[i])
+def around(values: FloatArray | IntArray, x: float) -> list[tuple[int, float]]:
+    """The measured values on both sides and their weights in log x; one on a value or beyond an edge."""
+    known = sorted({float(value) for value in values})
+    i = bisect_left(known, x)
+    if i == len(known) or known[i] == x or i == 0:
+        return [(int(known[min(i, len(known) - 1)]), 1.0)]
+    low, high = known[i - 1], known[i]
     share = float(np.log(x / low) / np.log(high / low))
     return [(int(low), 1 - share), (int(high), share)]
+
+
+def sites_around(rows: FloatArray, heads: int, kv_heads: int) -> list[tuple[int, float]]:
+    """Measured sites (query heads, KV heads, ...) with as many query heads or the two numbers around, and
+    of each the KV heads nearest to ours. Attention of a prompt is work of its query heads."""
+    taken = np.isfinite(rows).all(axis=1)
+    found = []
+    for near, weight in around(rows[taken, 0], heads):
+        distance = np.where(taken & (rows[:, 0] == near), np.abs(np.log(rows[:, 1] / kv_heads)), np.inf)
+        found.append((int(np.argmin(distance)), weight))
+    return found
 
 
 def site_surface(table: Table, site: int, roof: Roof2) -> Surface:
@@ -133,3 +167,29 @@ def borrowed_surface(surface: Surface, theirs: Roof2, ours: Roof2, grade: int, s
         seconds=isotonic2((seconds * ours(b, x) / theirs(b, x)).reshape(shape)),
         grades=np.maximum(grades, grade).astype(np.int8).reshape(shape),
     )
+
+
+def with_site_first(tables: list[Table | None], site: tuple[int, ...]) -> list[Table]:
+    return sorted(filter(None, tables), key=lambda table: table.find(site) is None)
+
+
+def curve_of(table: Table, width: int, *, quadratic: bool = False) -> Curve:
+    """Of a table whose sites have one column, the curve of a measured width."""
+    return site_curve(table, int(np.flatnonzero(table.sites[:, 0] == width)[0]), quadratic=quadratic)
+
+
+def has_window(table: Table, head_dim: int, window: int) -> bool:
+    return bool(((table.sites[:, 2] == near_dim(table, head_dim)) & (table.sites[:, 3] == window)).any())
+
+
+def near_dim(table: Table, head_dim: int) -> int:
+    return int(table.sites[nearest_site(table.sites[:, 2:3], (head_dim,))][2])
+
+
+def attention_rows(table: Table, head_dim: int, window: int) -> FloatArray:
+    """The sites, infinitely far where head width or window is not the one to take."""
+    width = near_dim(table, head_dim)
+    window = window if has_window(table, head_dim, window) else 0
+    rows = table.sites.astype(np.float64)
+    rows[(rows[:, 2] != width) | (rows[:, 3] != window), 2] = np.inf
+    return rows

@@ -13,7 +13,16 @@ from profiles.ops import EXTRAPOLATED, INTERPOLATED, MEASURED, MODELLED, Cost, L
 from profiles.plan import FORMAT_BYTES
 from profiles.silicon import Silicon, coverage, silicon_available, silicon_systems
 from profiles.silicon_curves import Curve, isotonic, isotonic2
-from profiles.silicon_shapes import borrowed_surface, fastest, gemm_curve, roof_of, site_surface
+from profiles.silicon_shapes import (
+    Neighbour,
+    borrowed,
+    borrowed_surface,
+    fastest,
+    gemm_curve,
+    roof_of,
+    site_surface,
+    whole,
+)
 from profiles.silicon_tables import Table
 
 LAWS = settings(deadline=None, max_examples=40, derandomize=True)
@@ -148,7 +157,9 @@ def constant_gemm_table():
 @given(n=st.integers(64, 9000), k=st.integers(100, 3000), m=st.sampled_from([1, 16, 128, 1024, 5000]))
 def test_unseen_gemm_is_exact_at_constant_utilisation(n, k, m):
     roof = Roof()
-    curve = gemm_curve(constant_gemm_table(), n, k, lambda m, n, k: roof.gemm(m, n=n, k=k, **BF16).seconds)
+    curve = gemm_curve(
+        constant_gemm_table(), n, k, lambda n, k: lambda m: roof.gemm(m, n=n, k=k, **BF16).seconds
+    )
     x = np.array([float(m)])
     seconds, grade = curve.at(x, lambda m: roof.gemm(m, n=n, k=k, **BF16).seconds)
     assert seconds == pytest.approx(roof.gemm(x, n=n, k=k, **BF16).seconds / SHARE)
@@ -156,6 +167,27 @@ def test_unseen_gemm_is_exact_at_constant_utilisation(n, k, m):
     on_site = n in (128, 512, 4096) and k in (256, 1024)
     expected = MEASURED if on_site else INTERPOLATED if inside else EXTRAPOLATED
     assert grade[0] == (max(expected, EXTRAPOLATED) if m > 1024 else expected)
+
+
+@LAWS
+@given(
+    inner=st.integers(200, 9000), experts=st.sampled_from([8, 60, 128]), top_k=st.sampled_from([1, 2, 6]),
+    fmt=st.sampled_from(["bf16", "int4"]), stretch=st.sampled_from([0.25, 1.0, 3.0]),
+)  # fmt: skip
+def test_borrowed_experts_are_exact_at_constant_utilisation(inner, experts, top_k, fmt, stretch):
+    def roof(**shape):
+        return lambda t: Roof().moe(t, **(MIXTRAL | {"tp": 2, "ep": 1} | BF16 | shape)).seconds
+
+    knots = np.array([1.0, 16, 256, 4096])
+    neighbours = [
+        Neighbour(weight, Curve(knots=knots, seconds=theirs(knots) / SHARE, grade=MEASURED), theirs, stretch)
+        for weight, theirs in ((0.3, roof()), (2.0, roof(inner=1024, experts=64)))
+    ]
+    ours = roof(inner=inner, experts=experts, top_k=top_k, weight=fmt)
+    x = np.unique(whole(knots * stretch)).astype(float)
+    if stretch == 1.0:  # else neighbours' points fall between their knots, where lines cut corners
+        assert borrowed(neighbours, ours, EXTRAPOLATED).at(x, ours)[0] == pytest.approx(ours(x) / SHARE)
+    assert (borrowed(neighbours, ours, EXTRAPOLATED).at(x, ours)[0] >= ours(x)).all()
 
 
 def decode_roof(q, h):
