@@ -1,0 +1,279 @@
+"""Serve a trace with a plan: arrays in, Outcome out."""
+
+import numpy as np
+
+from profiles.plan import EngineSettings
+from profiles.stepcost import PROVENANCE, PS, StepCost
+from simulator import kernel as k
+from simulator.batching import ORCA, POLICY_CODE, SARATHI, STATIC, VLLM_V0
+from simulator.outcome import IntArray, Outcome
+from traces.trace import Trace
+
+
+def simulate(
+    trace: Trace, step: StepCost, engine: EngineSettings, *, replicas: int = 1, skip: bool = True
+) -> Outcome:
+    """Serve the whole trace on ``replicas`` copies of the replica that ``step`` describes.
+
+    ``skip=False`` steps every iteration; the outcome is the same bit for bit, only slower.
+
+    Raises
+    ------
+    ValueError
+        When the tables do not cover the trace or the settings contradict each other.
+    """
+    policy = POLICY_CODE[engine.policy]
+    chunkable = engine.chunks_prefill and step.chunkable
+    if engine.chunks_prefill and engine.token_budget < engine.max_seqs:
+        raise ValueError("token_budget must be at least max_seqs, or some decodes would never run.")
+    longest = int((trace.prompt_tokens + trace.output_tokens).max())
+    if longest > step.max_length:
+        raise ValueError(f"The cost tables end at {step.max_length} tokens, the trace has {longest}.")
+    if engine.max_seqs > step.max_seqs:
+        raise ValueError(f"The cost tables end at {step.max_seqs} sequences per rank.")
+    whole = longest + (engine.max_seqs if policy == ORCA or engine.chunks_prefill else 0)
+    most_tokens = engine.token_budget if chunkable else max(engine.token_budget, whole)
+    if most_tokens > step.max_tokens:
+        raise ValueError(f"The cost tables end at {step.max_tokens} tokens, a batch can have {most_tokens}.")
+
+    size = engine.block_size
+    watermark = int(engine.watermark * step.kv_blocks) if policy in (VLLM_V0, SARATHI) else 0
+    stored = trace.prompt_tokens + trace.output_tokens - 1
+    reserved = int(-(-stored.max() // size))
+    need = -(-stored // size)
+    if policy in (STATIC, ORCA):
+        need = np.full_like(need, reserved)
+    elif watermark:  # a request that needs recompute must be admitted again with all it has generated
+        need = need + watermark
+    fits = need <= step.kv_blocks
+    rejected = {
+        int(i): f"needs {int(need[i])} KV blocks of {size} tokens, a rank has {step.kv_blocks}"
+        for i in np.flatnonzero(~fits)
+    }
+    order = np.flatnonzero(fits)
+
+    n, ranks, stages = len(trace), step.ranks, step.stages
+    arrival = np.rint(trace.arrival_s * PS).astype(np.int64)
+    requests = _requests(trace, arrival)
+    state = _state(step, engine, replicas, n if engine.routing != "round-robin" else -(-n // replicas))
+    totals = k.Totals(
+        sums=np.zeros((replicas, k.TOTALS), np.int64),
+        local=np.zeros((replicas, step.local_ps.shape[1]), np.int64),
+        shared=np.zeros((replicas, step.shared_ps.shape[1]), np.int64),
+        head=np.zeros((replicas, step.head_ps.shape[0]), np.int64),
+        decode_ps=np.zeros((replicas, step.max_seqs + 1), np.int64),
+        gaps=np.zeros((replicas, k.GAP_BINS), np.int64),
+    )
+    settings = k.Settings(
+        policy=policy,
+        max_seqs=engine.max_seqs,
+        budget=engine.token_budget,
+        block_size=size,
+        blocks=step.kv_blocks,
+        watermark=watermark,
+        reserve_blocks=reserved,
+        swap=engine.preemption == "swap",
+        sjf=engine.queue == "sjf",
+        chunkable=chunkable,
+        skip=skip,
+        stages=stages,
+        ranks=ranks,
+    )
+    cost = k.Cost(
+        knots=step.knots,
+        local=step.local_ps,
+        shared=step.shared_ps,
+        head=step.head_ps,
+        send=step.send_ps,
+        decode_value=step.decode_value_ps,
+        decode_slope=step.decode_slope_ps,
+        prefill_launch=step.prefill_launch_ps,
+        prefill=step.prefill_ps,
+        decode_value_nj=step.decode_value_nj,
+        decode_slope_nj=step.decode_slope_nj,
+        prefill_launch_nj=step.prefill_launch_nj,
+        prefill_nj=step.prefill_nj,
+        swap_block=step.swap_block_ps,
+    )
+    replica = np.full(n, -1, np.int64)
+    k.run(
+        settings, cost, requests, state, totals, order, replica, replicas,
+        engine.routing == "least-outstanding",
+    )  # fmt: skip
+    assert np.all(requests.finish[order] >= 0), "a request that fits was never served"
+    return _outcome(trace, arrival, requests, replica, rejected, state, totals, step, replicas)
+
+
+def _requests(trace: Trace, arrival: IntArray) -> k.Requests:
+    n = len(trace)
+
+    def full(value: int) -> IntArray:
+        return np.full(n, value, np.int64)
+
+    return k.Requests(
+        arrival=arrival,
+        prompt=trace.prompt_tokens.astype(np.int64),
+        output=trace.output_tokens.astype(np.int64),
+        scheduled=full(-1),
+        first=full(-1),
+        finish=full(-1),
+        preemptions=full(0),
+        status=np.full(n, k.WAITING, np.int8),
+        generated=full(0),
+        target=trace.prompt_tokens.astype(np.int64).copy(),
+        done=full(0),
+        base=full(0),
+        joined=full(0),
+        join_time=full(0),
+        due=full(0),
+        last_token=full(0),
+        lane=np.full(n, -1, np.int32),
+        position=np.full(n, -1, np.int32),
+        next_assigned=np.full(n, -1, np.int32),
+        swap_next=np.full(n, -1, np.int32),
+    )
+
+
+def _state(step: StepCost, engine: EngineSettings, replicas: int, most_waiting: int) -> k.State:
+    stages, ranks, seqs = step.stages, step.ranks, engine.max_seqs
+    lanes = stages * ranks
+
+    def zeros(*shape: int) -> IntArray:
+        return np.zeros((replicas, *shape), np.int64)
+
+    return k.State(
+        clock=zeros(),
+        head=np.full(replicas, -1, np.int64),
+        assigned=zeros(),
+        finished=zeros(),
+        free=np.full((replicas, ranks), step.kv_blocks, np.int64),
+        waiting=zeros(most_waiting),
+        waiting_size=zeros(),
+        batch=zeros(lanes),
+        context=zeros(lanes),
+        count=zeros(lanes),
+        residue=zeros(lanes, engine.block_size),
+        due=zeros(lanes, 2 * seqs + 16),
+        due_size=zeros(lanes),
+        stack=zeros(lanes, 2 * seqs + 16),
+        stack_size=zeros(lanes),
+        partial=zeros(lanes, seqs + 1),
+        partial_size=zeros(lanes),
+        groups_count=zeros(lanes, seqs + 2),
+        groups_time=zeros(lanes, seqs + 2),
+        groups_size=zeros(lanes),
+        swapped_head=np.full((replicas, lanes), -1, np.int64),
+        swapped_tail=np.full((replicas, lanes), -1, np.int64),
+        static_held=zeros(lanes),
+        running=zeros(lanes),
+        pending_end=np.full((replicas, stages), k.INFINITE, np.int64),
+        pending_steps=zeros(stages),
+        pending_decode=zeros(lanes),
+        pending_seqs=zeros(stages),
+        chunk_request=zeros(stages, ranks * (seqs + 1)),
+        chunk_tokens=zeros(stages, ranks * (seqs + 1)),
+        chunk_size=zeros(stages),
+        stage_free=zeros(stages),
+        busy_until=zeros(),
+        preempted_now=zeros(),
+        tokens=zeros(ranks),
+        prefills=zeros(ranks),
+        closed=zeros(ranks),
+        prefill_ps=zeros(stages, ranks),
+        base=zeros(stages),
+        growth=zeros(stages),
+        tail=np.full(replicas, -1, np.int64),
+    )
+
+
+def _outcome(
+    trace: Trace, arrival: IntArray, requests: k.Requests, replica: IntArray, rejected: dict[int, str],
+    state: k.State, totals: k.Totals, step: StepCost, replicas: int,
+) -> Outcome:  # fmt: skip
+    sums = totals.sums.sum(axis=0)
+    local, shared, head = (getattr(totals, name).sum(axis=0) for name in ("local", "shared", "head"))
+    decode_ps = totals.decode_ps.sum(axis=0)
+    energy = (
+        int((step.local_nj @ local).sum())
+        + int((step.shared_nj @ shared).sum())
+        + int(step.head_nj @ head)
+        + int((step.send_nj @ shared).sum())
+        + int(sums[k.DECODE_NJ])
+        + int(sums[k.PREFILL_NJ])
+    )
+    return Outcome(
+        arrival_ps=arrival,
+        prompt_tokens=requests.prompt,
+        output_tokens=requests.output,
+        scheduled_ps=requests.scheduled,
+        first_token_ps=requests.first,
+        finish_ps=requests.finish,
+        preemptions=requests.preemptions,
+        replica=replica,
+        rejected=rejected,
+        replicas=replicas,
+        stages=step.stages,
+        iterations=int(sums[k.ITERATIONS]),
+        events=int(sums[k.EVENTS]),
+        sequences_per_iteration=float(sums[k.BATCH_SUM] / max(1, sums[k.ITERATIONS])),
+        busy_ps=int(sums[k.BUSY]),
+        stage_busy_ps=int(sums[k.STAGE_BUSY]),
+        decode_tokens=int(sums[k.DECODE_TOKENS]),
+        prefill_tokens=int(sums[k.PREFILL_TOKENS]),
+        prefill_pairs=int(sums[k.PREFILL_PAIRS]),
+        recomputed_tokens=int(sums[k.RECOMPUTED]),
+        swapped_blocks=int(sums[k.SWAPPED_BLOCKS]),
+        kv_read_tokens=int(sums[k.KV_READ]),
+        peak_blocks=int(totals.sums[:, k.PEAK_BLOCKS].max()),
+        kv_blocks=step.kv_blocks,
+        free_blocks=state.free,
+        energy_nj=energy,
+        idle_w=step.idle_w * replicas,
+        gaps=totals.gaps.sum(axis=0),
+        max_gap_ps=int(totals.sums[:, k.MAX_GAP].max()),
+        breakdown_ps=_breakdown(step, local, shared, head, decode_ps, sums),
+        provenance=_provenance(step, local, shared, head, decode_ps, sums),
+    )
+
+
+def _breakdown(
+    step: StepCost, local: IntArray, shared: IntArray, head: IntArray, decode_ps: IntArray, sums: IntArray
+) -> dict[str, int]:
+    """Busy time of all stages by cell and collective, averaged over attention ranks."""
+    parts: dict[str, int] = {}
+
+    def add(name: str, value: int) -> None:
+        if value:
+            parts[name] = parts.get(name, 0) + value
+
+    for name, table in step.local_parts.items():
+        add(name, int((table @ local).sum()) // step.ranks)
+    for name, table in step.shared_parts.items():
+        add(name, int((table @ shared).sum()))
+    for name, table in step.head_parts.items():
+        add(name, int(table @ head))
+    add("attention (decode)", int(decode_ps.sum()) // step.ranks)
+    add("attention (prefill)", int(sums[k.PREFILL_PS]) // step.ranks)
+    add("send/recv", int((step.send_ps @ shared).sum()))
+    add("swap", int(sums[k.SWAP_PS]))
+    return parts
+
+
+def _provenance(
+    step: StepCost, local: IntArray, shared: IntArray, head: IntArray, decode_ps: IntArray, sums: IntArray
+) -> dict[str, float]:
+    """Share of the busy time by where its numbers come from, adding up to 1."""
+    weight = np.zeros(len(PROVENANCE))
+    for shares, table, counts in (
+        (step.local_provenance, step.local_ps.sum(axis=0), local / step.ranks),
+        (step.shared_provenance, step.shared_ps.sum(axis=0), shared),
+        (step.head_provenance, step.head_ps, head),
+        (step.decode_provenance, None, decode_ps / step.ranks),
+    ):
+        if shares is not None:
+            weight += shares @ (counts if table is None else table * counts)
+    if step.prefill_provenance is not None:
+        weight += step.prefill_provenance * (sums[k.PREFILL_PS] / step.ranks)
+    weight[PROVENANCE.index("modelled")] += float((step.send_ps @ shared).sum()) + sums[k.SWAP_PS]
+    total = weight.sum()
+    return {name: float(w / total) for name, w in zip(PROVENANCE, weight, strict=True)} if total else {}
