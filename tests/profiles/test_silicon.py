@@ -385,6 +385,32 @@ def test_other_engines_stand_in_and_are_named(h100):
 
 
 @measured
+def test_many_kv_heads_are_many_sequences(h100):
+    """vLLM's decode table ends at 8 KV heads: 64 heads of their own are 8 times as many sequences of 8."""
+    batch, context = np.array([1, 3, 4, 16]), np.array([1000, 1024, 4096, 100])
+    many = h100.decode_attention(batch, context, q_heads=64, kv_heads=64, **HEADS)
+    few = h100.decode_attention(8 * batch, context, q_heads=8, kv_heads=8, **HEADS)
+    assert many.seconds == pytest.approx(few.seconds)
+    assert (many.provenance == INTERPOLATED).all()
+
+
+@measured
+def test_a_version_with_one_model_does_not_hide_the_full_sweep():
+    silicon = Silicon("h100_sxm", engine="trtllm", fallback=Roof())
+    assert one(silicon.moe(np.array([256]), tp=8, ep=1, **MIXTRAL, **BF16))[1] == MEASURED
+    assert silicon.sources["moe"] == "trtllm 1.3.0rc20"  # 1.3.0rc23 has two shapes only
+
+
+def test_of_repeated_points_the_fastest_counts():
+    columns = {
+        "num_heads": np.array([8, 8, 8]), "isl": np.array([16, 32, 16]), "latency": np.array([0.3, 0.5, 0.2])
+    }  # fmt: skip
+    table = silicon_tables._tabulate(columns, silicon_tables.SPECS["mla_prefill"], "test")
+    assert table.axes[0].tolist() == [16, 32]
+    assert table.seconds == pytest.approx(np.array([[2e-4, 5e-4]]))
+
+
+@measured
 @pytest.mark.parametrize("system", ["a100_sxm", "l40s", "b60"])
 def test_systems_with_gaps_answer_everything(system):
     silicon = Silicon(system, engine="vllm", fallback=Roof())
