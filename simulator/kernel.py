@@ -25,7 +25,7 @@ from simulator.batching import ORCA, SARATHI, STATIC, VLLM_V0
 
 # Without reference counting: nothing here allocates, and counting the members of the tuples below at
 # every call would cost more than the simulation.
-compiled = njit(cache=True, _nrt=False)
+compiled = njit(cache=True, nogil=True, _nrt=False)
 
 INFINITE = np.int64(2**62)
 WAITING, PREFILLING, DECODING, SWAPPED, FINISHED = range(5)

@@ -1,0 +1,157 @@
+"""Metrics of an outcome, each defined once, in words, next to its code.
+
+All latencies are in seconds and count served requests only; a rejected request counts as one that misses
+every SLO. Percentiles interpolate linearly between order statistics (NumPy's default).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiles.stepcost import PS, StepCost
+from simulator.kernel import GAP_BINS, gap_edge
+from simulator.outcome import Outcome
+
+FloatArray = NDArray[np.float64]
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+def ttft_s(outcome: Outcome) -> FloatArray:
+    """Time to first token: first token - arrival, queueing included. [served]"""
+    ok = outcome.served
+    return (outcome.first_token_ps[ok] - outcome.arrival_ps[ok]) / PS
+
+
+def e2e_s(outcome: Outcome) -> FloatArray:
+    """End-to-end latency: last token - arrival. [served]"""
+    ok = outcome.served
+    return (outcome.finish_ps[ok] - outcome.arrival_ps[ok]) / PS
+
+
+def tpot_s(outcome: Outcome) -> FloatArray:
+    """Time per output token: (last token - first token) / (output tokens - 1), of requests with two
+    tokens or more. [served with output > 1]"""
+    ok = outcome.served & (outcome.output_tokens > 1)
+    return (outcome.finish_ps[ok] - outcome.first_token_ps[ok]) / PS / (outcome.output_tokens[ok] - 1)
+
+
+def itl_percentile_s(outcome: Outcome, q: float) -> float:
+    """Percentile q of all gaps between consecutive tokens of a request, within 0.8 % (histogram bins).
+
+    The largest gap is known exactly.
+    """
+    total = int(outcome.gaps.sum())
+    if total == 0:
+        return 0.0
+    if q >= 100:
+        return outcome.max_gap_ps / PS
+    index = int(np.searchsorted(np.cumsum(outcome.gaps), q / 100 * (total - 1), side="right"))
+    low, high = gap_edge(index), gap_edge(min(index + 1, GAP_BINS - 1))
+    return float(min((low + high) / 2, outcome.max_gap_ps) / PS)
+
+
+def itl_mean_s(outcome: Outcome) -> float:
+    """Mean inter-token latency, every gap counted once: exact, from the records."""
+    ok = outcome.served
+    gaps = int((outcome.output_tokens[ok] - 1).sum())
+    return float((outcome.finish_ps[ok] - outcome.first_token_ps[ok]).sum() / PS / gaps) if gaps else 0.0
+
+
+SLO_VALUES: dict[str, Callable[[Outcome], FloatArray]] = {"ttft": ttft_s, "tpot": tpot_s, "e2e": e2e_s}
+
+
+def meets(outcome: Outcome, bounds_s: dict[str, float]) -> NDArray[np.bool_]:
+    """Which requests meet every per-request bound (``ttft``, ``tpot``, ``e2e``). Rejected ones do not;
+    a request of one token meets any TPOT."""
+    ok = outcome.served.copy()
+    for name, bound in bounds_s.items():
+        if name == "tpot":
+            late = np.zeros_like(ok)
+            late[outcome.served & (outcome.output_tokens > 1)] = tpot_s(outcome) > bound
+        else:
+            late = np.zeros_like(ok)
+            late[outcome.served] = SLO_VALUES[name](outcome) > bound
+        ok &= ~late
+    return ok
+
+
+def slo_value(outcome: Outcome, metric: str, percentile: float | None) -> float:
+    """Value of ``ttft``, ``tpot``, ``itl`` or ``e2e`` at a percentile, or its mean for None. Seconds.
+
+    Infinite when a request was rejected and the metric is over all requests' latency: no finite
+    latency was delivered to it.
+    """
+    if outcome.rejected and metric in ("ttft", "e2e"):
+        return float("inf")
+    if metric == "itl":
+        return itl_mean_s(outcome) if percentile is None else itl_percentile_s(outcome, percentile)
+    values = SLO_VALUES[metric](outcome)
+    if not len(values):
+        return 0.0
+    return float(values.mean() if percentile is None else np.percentile(values, percentile))
+
+
+def summary(
+    outcome: Outcome, step: StepCost, *, devices: int, usd_per_device_hour: float | None,
+    goodput_bounds_s: dict[str, float] | None = None,
+) -> dict[str, float | None]:  # fmt: skip
+    """Every metric of one simulation.
+
+    Durations: ``makespan_s`` runs from the first arrival to the last token. Rates are per second of the
+    makespan. ``generated_tokens_per_s`` counts output tokens, ``processed_tokens_per_s`` prompt and output
+    tokens of served requests. ``mfu`` is useful FLOPs (dense and attention, recomputation left out) over
+    peak FLOPs of all devices in the makespan, ``mbu`` the bytes of weights and KV read by iterations over
+    peak bandwidth. ``energy_j`` is device energy (see Outcome). ``cost_usd`` bills every device of the
+    plan for the makespan. ``goodput_requests_per_s`` counts requests that meet every bound.
+    ``idle_share``: share of device-time of the stages with nothing to run.
+    """
+    served = outcome.served
+    start = int(outcome.arrival_ps[0])
+    makespan_s = max(outcome.end_ps - start, 1) / PS
+    generated = int(outcome.output_tokens[served].sum())
+    prompts = int(outcome.prompt_tokens[served].sum())
+    result: dict[str, float | None] = {
+        "requests": float(len(served)),
+        "rejected": float(len(outcome.rejected)),
+        "makespan_s": makespan_s,
+        "e2e_mean_s": slo_value(outcome, "e2e", None),
+        "ttft_mean_s": slo_value(outcome, "ttft", None),
+        "tpot_mean_s": slo_value(outcome, "tpot", None),
+        "itl_mean_s": itl_mean_s(outcome),
+        "itl_max_s": outcome.max_gap_ps / PS,
+    }
+    for name in ("e2e", "ttft", "tpot", "itl"):
+        for q in PERCENTILES:
+            result[f"{name}_p{q}_s"] = slo_value(outcome, name, q)
+    useful = outcome.prompt_tokens[served] + outcome.output_tokens[served] - 1
+    pairs = float((useful.astype(np.float64) * (useful + 1) / 2).sum())
+    flops = step.flops_per_token * float(useful.sum()) + step.attention_flops_per_pair * pairs
+    moved = step.weight_bytes * outcome.iterations + step.kv_bytes_per_token * outcome.kv_read_tokens
+    device_s = makespan_s * outcome.replicas
+    result |= {
+        "generated_tokens_per_s": generated / makespan_s,
+        "processed_tokens_per_s": (generated + prompts) / makespan_s,
+        "requests_per_s": int(served.sum()) / makespan_s,
+        "sequences_per_iteration": outcome.sequences_per_iteration,
+        "iterations": float(outcome.iterations),
+        "preemptions": float(outcome.preemptions.sum()),
+        "recomputed_tokens": float(outcome.recomputed_tokens),
+        "kv_peak_share": outcome.peak_blocks / outcome.kv_blocks,
+        "mfu": flops / (step.peak_flops * device_s) if step.peak_flops else None,
+        "mbu": moved / (step.peak_bandwidth * device_s) if step.peak_bandwidth else None,
+        "idle_share": max(0.0, 1 - outcome.stage_busy_ps / PS / (device_s * outcome.stages)),
+        "energy_j": outcome.energy_j,
+        "energy_per_generated_token_j": outcome.energy_j / generated if generated else None,
+        "mean_power_w": outcome.energy_j / (outcome.end_ps / PS) if outcome.end_ps else None,
+    }
+    if usd_per_device_hour is not None:
+        cost = usd_per_device_hour / 3600 * devices * makespan_s
+        result["cost_usd"] = cost
+        result["usd_per_million_generated_tokens"] = cost / generated * 1e6 if generated else None
+    if goodput_bounds_s:
+        good = meets(outcome, goodput_bounds_s)
+        result["slo_attainment"] = float(good.mean())
+        result["goodput_requests_per_s"] = float(good.sum() / makespan_s)
+    return result
