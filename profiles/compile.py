@@ -1,0 +1,193 @@
+"""Compile a plan into its StepCost: cells of every distinct layer, once, times how often a stage has it.
+
+``Compiler`` keeps what plans share: operations by shape, layers by shard. Two stages with the same layers
+are built once; a deep model costs no more to compile than a shallow one.
+"""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import numpy as np
+
+from profiles import work
+from profiles.cells import Layout, Ledger, head_cells, send_cells
+from profiles.device import Device
+from profiles.engine import EngineProfile
+from profiles.memory import kv_blocks, kv_bytes_per_token
+from profiles.meter import Meter, compute_format
+from profiles.model import Model
+from profiles.ops import FloatArray, IntArray, Link, Operations
+from profiles.plan import Plan
+from profiles.power import PowerModel
+from profiles.shards import stage_blocks
+from profiles.stages import LayerCache, Stage, StageCosts, host, parts
+from profiles.stepcost import PS, StepCost
+from profiles.tables import NJ, integers, load_grid, shares, spread
+
+Array = TypeVar("Array", IntArray, FloatArray)
+
+
+class Compiler:
+    """Compiles plans of one model on one kind of device.
+
+    Parameters
+    ----------
+    model, device, operations, engine, power
+        What is served, where, what its operations cost, what the engine adds, what the device draws.
+    """
+
+    def __init__(
+        self, model: Model, device: Device, operations: Operations, *,
+        engine: EngineProfile, power: PowerModel,
+    ) -> None:  # fmt: skip
+        self.model, self.device, self.operations = model, device, operations
+        self.engine, self.power = engine, power
+        self._meters: dict[int, Meter] = {}
+        self._layers: dict[int, LayerCache] = {}
+
+    def compile(
+        self, plan: Plan, *, link_tensor: Link, link_ffn: Link, stage_links: tuple[Link, ...] = (),
+        max_length: int,
+    ) -> StepCost:  # fmt: skip
+        """Tables of one replica.
+
+        Parameters
+        ----------
+        link_tensor, link_ffn
+            Of the devices of one attention rank, and of one feed-forward group.
+        stage_links
+            Between each stage and the next.
+        max_length
+            Longest sequence of the trace, prompt and output together. >= 1.
+
+        Raises
+        ------
+        InputError
+            When the plan's stages do not add up to the model's layers.
+        ValueError
+            When there is not one link between two stages, or ``max_length`` is below 1.
+        """
+        if len(stage_links) != plan.stages - 1 or max_length < 1:
+            raise ValueError("Need a link between any two stages and a max_length of at least 1.")
+        model, engine, meter = self.model, plan.engine, self._meter(plan.clock_mhz)
+        layout = Layout(
+            plan=plan, hidden=model.decoder.hidden, link_tensor=link_tensor, link_ffn=link_ffn, meter=meter
+        )
+        chunkable = model.kind == "decoder"
+        tokens = max(engine.token_budget, engine.max_seqs)
+        if not (chunkable and engine.chunks_prefill):
+            tokens = max(tokens, max_length)
+        costs = StageCosts(
+            model, layout, self.engine, self._layers[plan.clock_mhz], tokens=tokens, max_length=max_length
+        )
+        stages = self._stages(costs, plan)
+        local_parts = _rows([s.own_parts for s in stages])
+        shared_parts = _rows([s.shared_parts for s in stages])
+        head_grid = load_grid(plan.attn_dp * engine.max_seqs)
+        head = self._head(layout, head_grid)
+        head_parts = parts(head_grid, head)
+        send_ps, send_nj = _send(layout, stage_links, costs.shared_grid)
+        block_bytes = max(kv_bytes_per_token(model, plan)) * engine.block_size
+        compute = compute_format(plan.weight_format, plan.activation_format)
+        return StepCost(
+            stages=plan.stages,
+            ranks=plan.attn_dp,
+            max_seqs=engine.max_seqs,
+            knots=costs.knots,
+            local_ps=_sum(local_parts.values()),
+            shared_ps=_sum(shared_parts.values()),
+            head_ps=_sum(head_parts.values()),
+            send_ps=send_ps,
+            decode_value_ps=np.stack([s.decode[0] for s in stages]),
+            decode_slope_ps=np.stack([s.decode[1] for s in stages]),
+            prefill_launch_ps=np.array([s.prefill[0] for s in stages]),
+            prefill_ps=np.stack([s.prefill[1] for s in stages]),
+            idle_w=self.power.idle_w * plan.replica_devices,
+            local_nj=np.stack([s.own_nj for s in stages]),
+            shared_nj=np.stack([s.shared_nj for s in stages]),
+            head_nj=integers(head_grid, head.joules * plan.stage_devices, NJ),
+            send_nj=send_nj,
+            decode_value_nj=np.stack([s.decode_nj[0] for s in stages]),
+            decode_slope_nj=np.stack([s.decode_nj[1] for s in stages]),
+            prefill_launch_nj=np.array([s.prefill_nj[0] for s in stages]),
+            prefill_nj=np.stack([s.prefill_nj[1] for s in stages]),
+            kv_blocks=kv_blocks(model, plan, self.device),
+            swap_block_ps=int(np.ceil(block_bytes / self.device.host_bandwidth * PS)),
+            chunkable=chunkable,
+            local_parts=local_parts,
+            shared_parts=shared_parts,
+            head_parts=head_parts,
+            local_provenance=spread(costs.own_grid, _sum(s.own_seconds for s in stages)),
+            shared_provenance=spread(costs.shared_grid, _sum(s.shared_seconds for s in stages)),
+            head_provenance=spread(head_grid, head.provenance),
+            decode_provenance=shares(_sum(s.decode_seconds for s in stages)),
+            prefill_provenance=shares(_sum(s.prefill_seconds for s in stages)),
+            flops_per_token=work.flops_per_token(model),
+            attention_flops_per_pair=work.attention_flops_per_pair(model),
+            weight_bytes=work.weight_bytes(model, plan),
+            kv_bytes_per_token=model.kv_bytes_per_token(plan.kv_format),
+            peak_flops=self.device.flops(compute) * plan.replica_devices,
+            peak_bandwidth=self.device.bandwidth * plan.replica_devices,
+        )
+
+    def _meter(self, clock_mhz: int) -> Meter:
+        if clock_mhz not in self._meters:
+            self._meters[clock_mhz] = Meter(self.operations, self.device, self.power, clock_mhz)
+            self._layers[clock_mhz] = LayerCache()
+        return self._meters[clock_mhz]
+
+    def _stages(self, costs: StageCosts, plan: Plan) -> list[Stage]:
+        """Every stage; those with the same layers in the same role are one object."""
+        made: dict[tuple[frozenset[tuple[object, int]], bool], Stage] = {}
+        stages = []
+        for p, blocks in enumerate(stage_blocks(self.model, plan)):
+            key = (frozenset(blocks.items()), p == 0)
+            if key not in made:
+                made[key] = costs.build(blocks, first=p == 0)
+            stages.append(made[key])
+        return stages
+
+    def _head(self, layout: Layout, sequences: IntArray) -> Ledger:
+        vocab = self.model.vocab if self.model.lm_head else 0
+        ledger = head_cells(layout, vocab, sequences)
+        ledger.add("host", host(sequences * self.engine.sequence_s))
+        return ledger
+
+
+def _send(layout: Layout, links: tuple[Link, ...], tokens: IntArray) -> tuple[IntArray, IntArray]:
+    """Picoseconds and nanojoules of the hand-over between stages; devices of both take part."""
+    made = {link: send_cells(layout, link, tokens) for link in links}
+    times = {link: integers(tokens, ledger.total(), PS) for link, ledger in made.items()}
+    devices = 2 * layout.plan.stage_devices
+    energies = {link: integers(tokens, ledger.joules * devices, NJ) for link, ledger in made.items()}
+    shape = (len(links), int(tokens[-1]) + 1)
+    return (
+        np.array([times[link] for link in links], dtype=np.int64).reshape(shape),
+        np.array([energies[link] for link in links], dtype=np.int64).reshape(shape),
+    )
+
+
+def _rows(stages: list[dict[str, IntArray]]) -> dict[str, IntArray]:
+    """Parts of all stages, ``[P, ...]`` each, zero where a stage has no such part."""
+    names = dict.fromkeys(name for stage in stages for name in stage)
+    like = next(iter(stages[0].values()))
+    return {name: np.stack([s.get(name, np.zeros_like(like)) for s in stages]) for name in names}
+
+
+def _sum(arrays: Iterable[Array]) -> Array:
+    first, *rest = arrays
+    total = first.copy()
+    for array in rest:
+        total += array
+    return total
+
+
+def compile_plan(
+    model: Model, plan: Plan, device: Device, operations: Operations, *, link_tensor: Link, link_ffn: Link,
+    stage_links: tuple[Link, ...], engine: EngineProfile, power: PowerModel, max_length: int,
+) -> StepCost:  # fmt: skip
+    """Compile one plan; of several plans of one model, ``Compiler`` shares the work."""
+    compiler = Compiler(model, device, operations, engine=engine, power=power)
+    return compiler.compile(
+        plan, link_tensor=link_tensor, link_ffn=link_ffn, stage_links=stage_links, max_length=max_length
+    )
