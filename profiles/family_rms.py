@@ -170,9 +170,10 @@ def _layers(c: Config) -> int:
 
 
 def _top_k(c: Config, experts: int) -> int:
-    top_k = c.integer("num_experts_per_tok", "experts_per_token")
+    names = ("num_experts_per_tok", "experts_per_token")
+    top_k = c.integer(*names)
     if top_k > experts:
-        raise c.wrong("num_experts_per_tok", f"at most {experts}, the number of experts")
+        raise c.wrong(c.present(*names), f"at most {experts}, the number of experts")
     return top_k
 
 

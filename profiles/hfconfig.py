@@ -12,7 +12,9 @@ from typing import Any
 
 from profiles.errors import InputError, nearest
 
+MOST = 10**12
 MOST_LAYERS = 10_000
+"""Bounds against nonsense: of any integer, and of layers, since each becomes an entry of a list."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -29,6 +31,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected JSON, it is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: expected JSON, {error.msg.lower()}") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise InputError(f"{path}: expected JSON, {str(error).splitlines()[0].lower()}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {_show(value)}")
     return value
@@ -58,21 +62,25 @@ class Config:
         """Whether the field is there and not null."""
         return self.fields.get(name) is not None
 
+    def present(self, *names: str) -> str:
+        """The first of these names that has a value, else the first of all."""
+        return next((name for name in names if self.has(name)), names[0])
+
     def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
-        """An integer >= ``least``, or ``default`` where all of the names are absent or null."""
+        """An integer in [``least``, 10^12], or ``default`` where all of the names are absent or null."""
         expected = "a positive integer" if least == 1 else f"an integer of at least {least}"
         name, value = self._get(names, default, expected)
         if default is not None and not self.has(name):
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
             raise self.wrong(name, expected)
         return value
 
     def layers(self, *names: str, default: int | None = None) -> int:
-        """A number of layers; bounded, since each layer becomes an entry of a list."""
+        """A number of layers, at most 10,000."""
         count = self.integer(*names, default=default)
         if count > MOST_LAYERS:
-            raise self.wrong(next(name for name in names if self.has(name)), f"at most {MOST_LAYERS} layers")
+            raise self.wrong(self.present(*names), f"at most {MOST_LAYERS} layers")
         return count
 
     def flag(self, name: str, *, default: bool) -> bool:
@@ -115,14 +123,14 @@ class Config:
         return InputError(f"{self.where}: {name}={_show(self.fields.get(name))}, expected {expected}")
 
     def _get(self, names: tuple[str, ...], default: Any, expected: str) -> tuple[str, Any]:
-        for name in names:
-            if self.has(name):
-                return name, self.fields[name]
+        name = self.present(*names)
+        if self.has(name):
+            return name, self.fields[name]
         if default is None:
             near = nearest(names[0], self.fields)
             hint = f"; {near}" if near.startswith("did") else ""
             raise InputError(f"{self.where}: field {names[0]!r} is missing, expected {expected}{hint}")
-        return names[0], default
+        return name, default
 
 
 def _show(value: object) -> str:

@@ -257,6 +257,12 @@ class Model:
     weight_format: str = "bf16"
     source: str = ""
 
+    def __post_init__(self) -> None:
+        if self.weight_format not in FORMAT_BYTES:
+            raise ValueError(f"Unknown format {self.weight_format!r}, known: {', '.join(FORMAT_BYTES)}.")
+        if self.lm_head and self.vocab < 1:
+            raise ValueError("A model with an LM head has a vocabulary.")
+
     @property
     def kind(self) -> Literal["decoder", "encoder-decoder", "encoder"]:
         if not self.lm_head:

@@ -1,8 +1,7 @@
 """Weight format of a checkpoint, from ``quantization_config`` or ModelOpt's ``hf_quant_config.json``."""
 
-from typing import Any
+from collections.abc import Mapping
 
-from profiles.errors import nearest
 from profiles.hfconfig import Config
 
 _METHODS = {
@@ -95,7 +94,7 @@ def _of_bits(config: Config, name: str) -> str:
     return f"int{bits}"
 
 
-def _choose(config: Config, field: str, value: str, known: dict[str, Any]) -> str:
+def _choose(config: Config, field: str, value: str, known: Mapping[str, str]) -> str:
     if value not in known:
-        raise config.wrong(field, f"a known one, {nearest(value, known)}")
-    return str(known[value])
+        raise config.wrong(field, f"one of {', '.join(known)}")
+    return known[value]
