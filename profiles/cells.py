@@ -223,7 +223,7 @@ def send_cells(layout: Layout, link: Link, tokens: IntArray) -> Ledger:
     plan = layout.plan
     ledger = Ledger(len(tokens))
     share = tokens * (layout.hidden * layout.width / plan.stage_devices)
-    ledger.add("send", layout.meter.collective("p2p", share, link), count=1)
+    ledger.add("send", layout.meter.collective("p2p", share, link))
     if plan.attn_tp > 1:
         ledger.add("send", layout.in_rank("all_gather", -(-tokens // plan.attn_dp)))
     return ledger

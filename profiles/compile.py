@@ -76,7 +76,8 @@ class Compiler:
         chunkable = model.kind == "decoder"
         tokens = max(engine.token_budget, engine.max_seqs)
         if not (chunkable and engine.chunks_prefill):
-            tokens = max(tokens, max_length)
+            # A whole prompt may run alone, or beside the decodes of everyone else.
+            tokens = max(tokens, max_length + engine.max_seqs)
         costs = StageCosts(
             model, layout, self.engine, self._layers[plan.clock_mhz], tokens=tokens, max_length=max_length
         )
@@ -98,19 +99,19 @@ class Compiler:
             shared_ps=_sum(shared_parts.values()),
             head_ps=_sum(head_parts.values()),
             send_ps=send_ps,
-            decode_value_ps=np.stack([s.decode[0] for s in stages]),
-            decode_slope_ps=np.stack([s.decode[1] for s in stages]),
+            decode_value_ps=_stack([s.decode[0] for s in stages]),
+            decode_slope_ps=_stack([s.decode[1] for s in stages]),
             prefill_launch_ps=np.array([s.prefill[0] for s in stages]),
-            prefill_ps=np.stack([s.prefill[1] for s in stages]),
+            prefill_ps=_stack([s.prefill[1] for s in stages]),
             idle_w=self.power.idle_w * plan.replica_devices,
-            local_nj=np.stack([s.own_nj for s in stages]),
-            shared_nj=np.stack([s.shared_nj for s in stages]),
+            local_nj=_stack([s.own_nj for s in stages]),
+            shared_nj=_stack([s.shared_nj for s in stages]),
             head_nj=integers(head_grid, head.joules * plan.stage_devices, NJ),
             send_nj=send_nj,
-            decode_value_nj=np.stack([s.decode_nj[0] for s in stages]),
-            decode_slope_nj=np.stack([s.decode_nj[1] for s in stages]),
+            decode_value_nj=_stack([s.decode_nj[0] for s in stages]),
+            decode_slope_nj=_stack([s.decode_nj[1] for s in stages]),
             prefill_launch_nj=np.array([s.prefill_nj[0] for s in stages]),
-            prefill_nj=np.stack([s.prefill_nj[1] for s in stages]),
+            prefill_nj=_stack([s.prefill_nj[1] for s in stages]),
             kv_blocks=kv_blocks(model, plan, self.device),
             swap_block_ps=int(np.ceil(block_bytes / self.device.host_bandwidth * PS)),
             chunkable=chunkable,
@@ -171,7 +172,12 @@ def _rows(stages: list[dict[str, IntArray]]) -> dict[str, IntArray]:
     """Parts of all stages, ``[P, ...]`` each, zero where a stage has no such part."""
     names = dict.fromkeys(name for stage in stages for name in stage)
     like = next(iter(stages[0].values()))
-    return {name: np.stack([s.get(name, np.zeros_like(like)) for s in stages]) for name in names}
+    return {name: _stack([s.get(name, np.zeros_like(like)) for s in stages]) for name in names}
+
+
+def _stack(rows: list[IntArray]) -> IntArray:
+    """``[P, ...]``, without a copy where there is one stage."""
+    return rows[0][None] if len(rows) == 1 else np.stack(rows)
 
 
 def _sum(arrays: Iterable[Array]) -> Array:

@@ -144,8 +144,9 @@ def kv_bytes_per_token(model: Model, plan: Plan) -> tuple[float, ...]:
 
 
 def cross_kv_bytes(model: Model, plan: Plan) -> tuple[float, ...]:
-    """Cross-attention cache of ``max_seqs`` encoder inputs of fixed length, one device of each stage."""
-    tokens = model.encoder_tokens * plan.engine.max_seqs
+    """Cross-attention cache of encoder inputs of fixed length for every sequence that may run (``max_seqs``
+    in each micro-batch, of which there are as many as stages), on one device of each stage."""
+    tokens = model.encoder_tokens * plan.engine.max_seqs * plan.stages
     return tuple(tokens * each for each in _kv_bytes(model, plan, cross=True))
 
 

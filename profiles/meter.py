@@ -43,10 +43,10 @@ class Meter:
     def attention(self, operation: str, *loads: IntArray, **shape: Any) -> Charge:
         return self._charge(operation, loads, "bf16", **shape)
 
-    def stream(self, moved: FloatArray) -> Charge:
+    def stream(self, moved: NDArray[Any]) -> Charge:
         return self._charge("stream", (moved,), "bf16")
 
-    def collective(self, kind: str, payload: FloatArray, link: Link) -> Charge:
+    def collective(self, kind: str, payload: NDArray[Any], link: Link) -> Charge:
         return self._charge("collective", (kind, payload, link), "bf16")
 
     def _charge(self, operation: str, loads: tuple[Any, ...], compute: str, **shape: Any) -> Charge:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from profiles import prompts
 from profiles.cells import Layout, Ledger, decode_cells, embedding_cells, own_cells, shared_cells
@@ -160,7 +161,7 @@ class StageCosts:
         return (launch_s, launch_j), (seconds, capped(joules, seconds, ceiling) * rank), provenance
 
 
-def host(seconds: FloatArray) -> Charge:
+def host(seconds: NDArray[Any]) -> Charge:
     """Time of the host, in which the device idles."""
     return Charge(
         seconds=seconds,

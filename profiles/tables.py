@@ -43,17 +43,18 @@ def sparse_grid(most: int, *extra: int) -> IntArray:
 
 
 def integers(points: IntArray, values: FloatArray, unit: float) -> IntArray:
-    """Table over 0..points[-1] of ``values`` at ``points``, 0 at 0, in ``unit`` parts, never falling."""
+    """Table over 0..points[-1] of ``values`` at ``points`` (from 1 on), 0 at 0, in ``unit`` parts, never
+    falling."""
     raised = np.maximum.accumulate(values) * unit
-    table = np.rint(np.interp(np.arange(points[-1] + 1), points, raised)).astype(np.int64)
-    table[0] = 0
-    return np.maximum.accumulate(table)
-
-
-def cumulative(points: IntArray, values: FloatArray, unit: float) -> tuple[int, IntArray]:
-    """Launch and growth: the value at the first point, and the table over 0..points[-1] of what is added."""
-    raised = np.maximum.accumulate(values)
-    return int(np.rint(raised[0] * unit)), integers(points, raised - raised[0], unit)
+    starts = np.concatenate([[0], points[:-1]])
+    bases = np.concatenate([[0.0], raised[:-1]])
+    widths = points - starts
+    slopes = (raised - bases) / widths
+    # As np.interp, several times faster: the table can have a million entries.
+    beyond = np.arange(1, points[-1] + 1) - np.repeat(starts, widths)
+    table = np.zeros(points[-1] + 1, dtype=np.int64)
+    table[1:] = np.rint(np.repeat(bases, widths) + np.repeat(slopes, widths) * beyond)
+    return np.maximum.accumulate(table, out=table)
 
 
 def capped(values: FloatArray, bounds: FloatArray, ceiling: float) -> FloatArray:
@@ -95,6 +96,6 @@ def shares(seconds: FloatArray) -> FloatArray:
 
 
 def spread(points: IntArray, seconds: FloatArray) -> NDArray[np.float64]:
-    """Provenance shares over 0..points[-1], that of the first point at 0."""
-    everyone = np.arange(points[-1] + 1)
-    return shares(np.stack([np.interp(everyone, points, row) for row in seconds]))
+    """Provenance shares over 0..points[-1]: those of the next point of the grid."""
+    widths = np.diff(points, prepend=-1)
+    return np.repeat(shares(seconds), widths, axis=1)

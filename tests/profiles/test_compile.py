@@ -335,8 +335,8 @@ def test_policies_that_do_not_chunk_take_the_longest_prompt():
         power=FakePower(),
         max_length=700,
     )
-    assert step.max_tokens == 700
-    assert compiled(T5).max_tokens == LENGTH and not compiled(T5).chunkable
+    assert step.max_tokens == 700 + 24 and step.max_length == 700
+    assert compiled(T5).max_tokens == LENGTH + 24 and not compiled(T5).chunkable
 
 
 def test_whisper_encodes_its_fixed_input_once_per_request():
