@@ -40,7 +40,7 @@ def floor_int(x: FloatArray) -> IntArray:
     return np.floor(x * ROUNDING).astype(np.int64)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def lower_hull(y: FloatArray) -> IntArray:
     """Indices of the vertices of the lower convex hull of the points (x, y[x]), x = 0, 1, ...
 
@@ -62,7 +62,7 @@ def lower_hull(y: FloatArray) -> IntArray:
     return hull[:size].copy()
 
 
-def lines_below(y: FloatArray) -> tuple[FloatArray, FloatArray]:
+def lines_below(y: FloatArray | IntArray) -> tuple[FloatArray, FloatArray]:
     """Lines a + b x <= y[x - 1] at x = 1, 2, ..., all with a >= 0 and b >= 0 (``y`` >= 0).
 
     Proof: an edge of the lower hull lies below every point; so do the horizontal through the minimum
@@ -89,7 +89,7 @@ def lines_below(y: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def best_line(lines: tuple[FloatArray, FloatArray], count: float, total: float) -> tuple[float, float]:
-    """The line with the largest ``a * count + b * total``: best for ``total`` spread over ``count`` points."""
+    """The line with the largest ``a * count + b * total``: best for ``count`` points of sum ``total``."""
     best = int(np.argmax(lines[0] * count + lines[1] * total))
     return float(lines[0][best]), float(lines[1][best])
 
@@ -132,8 +132,8 @@ def prompt_floor(iteration: IntArray, longest: int, chunkable: bool) -> IntArray
     return result
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def decode_time(value: IntArray, slope: IntArray, knots: IntArray, batch: int, context: int) -> int:
+@njit(cache=True)
+def decode_time(value: IntArray, slope: IntArray, knots: IntArray, batch: int, context: int) -> np.int64:
     """Time of ``batch`` decodes that read ``context`` tokens in all: linear between batch * knots."""
     low, high = 0, knots.shape[0] - 1
     while low < high:
@@ -142,10 +142,11 @@ def decode_time(value: IntArray, slope: IntArray, knots: IntArray, batch: int, c
             low = middle
         else:
             high = middle - 1
-    return value[batch, low] + slope[batch, low] * (context - batch * knots[low])
+    time: np.int64 = value[batch, low] + slope[batch, low] * (context - batch * knots[low])
+    return time
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def decode_floor(
     alone: IntArray, value: IntArray, slope: IntArray, knots: IntArray, smallest: int, longest: int
 ) -> IntArray:
@@ -184,7 +185,7 @@ def decode_floor(
     return result
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _decode_corners(
     value: IntArray, slope: IntArray, knots: IntArray, most: int, smallest: int, longest: int, capacity: int
 ) -> tuple[FloatArray, FloatArray]:
@@ -206,12 +207,13 @@ def decode_plane(
     value: IntArray, slope: IntArray, knots: IntArray, *, sequences: int, smallest: int, longest: int,
     capacity: int, iterations: float, decodes: float, read: float,
 ) -> tuple[float, float, float]:  # fmt: skip
-    """Coefficients u, v, w >= 0 of decode(b, s) >= u + v b + w (s - b * smallest), for 1 <= b <= sequences and
-    b * smallest <= s <= min(capacity, b * longest); chosen for a load of ``decodes`` that read ``read``
-    tokens in all over ``iterations``.
+    """Coefficients u, v, w >= 0 of decode(b, s) >= u + v b + w (s - b * smallest), for 1 <= b <= sequences
+    and b * smallest <= s <= min(capacity, b * longest); chosen for a load of ``decodes`` that read
+    ``read`` tokens in all over ``iterations``.
 
-    Proof: for a given w, decode(b, s) - w (s - b * smallest) is piecewise linear in s, so its minimum over s is
-    at a corner; a line below these minima over b (``lines_below``) completes the plane. Several w are tried.
+    Proof: for a given w, decode(b, s) - w (s - b * smallest) is piecewise linear in s, so its minimum over s
+    is at a corner; a line below these minima over b (``lines_below``) completes the plane. Several w are
+    tried.
     """
     most = max(1, min(sequences, capacity // smallest))
     time, excess = _decode_corners(value, slope, knots, most, smallest, longest, capacity)
@@ -229,7 +231,7 @@ def decode_plane(
     return plane
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def srpt_flow(release: IntArray, work: IntArray) -> float:
     """Least sum of completion - release on one preemptive machine; ``release`` must not decrease.
 
@@ -264,7 +266,7 @@ def srpt_flow(release: IntArray, work: IntArray) -> float:
     return total
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def mean_busy_flow(release: IntArray, work: IntArray) -> float:
     """Least sum of (mean time at which a job is worked on) - release; ``release`` must not decrease.
 
@@ -300,13 +302,15 @@ def mean_busy_flow(release: IntArray, work: IntArray) -> float:
     return total
 
 
-def latest_end(release: IntArray, work: IntArray) -> int:
-    """Earliest time at which one machine can have done all work: max over j of release[j] + the work
-    released from then on, none of which can start sooner. ``release`` must not decrease.
+def latest_end(release: IntArray, work: IntArray, machines: int, extra: IntArray | int = 0) -> int:
+    """Earliest time at which ``machines`` can have done all work.
+
+    Proof: what is released from j on cannot start before release[j], so with extra[j] more of it the end is
+    at least release[j] + (sum of work[j:] + extra[j]) / machines. ``release`` must not decrease.
 
     Examples
     --------
-    >>> latest_end(np.array([0, 10]), np.array([3, 4]))
+    >>> latest_end(np.array([0, 10]), np.array([3, 4]), 1)
     14
     """
-    return int((release + np.cumsum(work[::-1])[::-1]).max())
+    return int((release + (np.cumsum(work[::-1])[::-1] + extra) // machines).max())

@@ -1,0 +1,146 @@
+"""What each token of a request pays of the iterations it is in; ``planner.bounds`` states F1 to F4."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from formulations import relaxations as rx
+from formulations.relaxations import FloatArray, IntArray
+from profiles.stepcost import PS
+from traces.trace import Trace
+
+
+class TraceStats:
+    """What all plans need to know of a trace: computed once, shared by their bounds."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.arrival = np.rint(trace.arrival_s * PS).astype(np.int64)
+        self.prompt = trace.prompt_tokens.astype(np.int64)
+        self.output = trace.output_tokens.astype(np.int64)
+        self.last = self.prompt + self.output - 1  # tokens that the last event reads
+        self.longest = int(self.last.max())
+        self.smallest = int(self.prompt.min()) + 1  # tokens that any decode reads
+        self.several = self.output > 1
+        self.events = int(self.output.sum())
+        self.decodes = self.events - len(trace)
+        self.tokens = int(self.last.sum())
+        self.read = int(((self.output - 1) * (self.prompt + self.last + 1) // 2).sum())
+        self.held = self.read + int(self.prompt.sum())
+        self.most_output = np.maximum.accumulate(self.output[::-1])[::-1]  # among later arrivals
+
+    def __len__(self) -> int:
+        return len(self.arrival)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one iteration can hold: per rank ``kv`` and new ``tokens`` and ``sequences``."""
+
+    ranks: int
+    kv: int
+    tokens: int
+    sequences: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """Cost of an iteration in one unit (ps of a stage, or nJ of all stages)::
+
+        cost >= scale * sum over ranks with tokens [local[n] + decode(B, S) + launch (if it prefills)
+                + chunks] + shared[sum n] + head[m]
+
+    with ``prompt[x]`` the least total over all chunks of a prompt of x tokens. ``scale`` is 1 for energy; for
+    time it is 1 / ranks, as the slowest rank takes no less than the mean.
+    """
+
+    scale: float
+    local: IntArray  # [N + 1]
+    shared: IntArray  # [T + 1]
+    head: IntArray  # [M + 1]
+    value: IntArray  # [B + 1, K]
+    slope: IntArray
+    knots: IntArray
+    launch: int
+    prompt: FloatArray  # [longest + 1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """What each event pays of the iterations it is in; together they pay at most all of it.
+
+    ``prompt[x]`` for a prompt of x tokens, ``decode[c]`` for a later token that reads c; besides,
+    ``constant`` for each token of any one request of choice (0 where the constants are split).
+    """
+
+    prompt: IntArray
+    decode: IntArray
+    constant: int
+
+    def work(self, stats: TraceStats) -> IntArray:
+        """Sum of the shares of each request."""
+        total = np.cumsum(self.decode)
+        result: IntArray = self.prompt[stats.prompt] + total[stats.last] - total[stats.prompt]
+        return result
+
+
+class ShareMaker:
+    """Splits the cost of iterations among events in several ways, all valid for any schedule.
+
+    Proof: replace each table by a line or plane below it with non-negative coefficients (hull lemma in
+    ``formulations.relaxations``). Terms linear in tokens, sequences and tokens read belong to events.
+    Constants, one per iteration, are split by theta, which adds up to at most 1 over the events of a
+    rank in one iteration by F2 and F3: tokens held / M ("memory"), new tokens / N ("tokens"), or
+    1 / max_seqs ("sequences"). Or they are all paid by one request, which has at most one event in an
+    iteration by F1 ("longest"). A later token may also come from a recomputation of its context, so it
+    pays the lesser of the two.
+    """
+
+    SPLITS = ("memory", "tokens", "sequences", "longest")
+
+    def __init__(self, tables: Tables, limits: Limits, stats: TraceStats) -> None:
+        self.tables, self.limits, self.stats = tables, limits, stats
+        local, shared = tables.local, tables.shared
+        if limits.ranks == 1:  # both are functions of the same n: one hull is tighter than two
+            local, shared = local + shared[: len(local)], np.zeros(2, np.int64)
+        self.local = rx.lines_below(local[1:])
+        self.shared = rx.lines_below(shared[1:])
+        self.head = rx.lines_below(tables.head[1:])
+        by_memory, by_sequences = stats.read / limits.kv, stats.decodes / limits.sequences
+        self.decode_memory = by_memory >= by_sequences
+        self.plane = rx.decode_plane(
+            tables.value, tables.slope, tables.knots, sequences=limits.sequences, smallest=stats.smallest,
+            longest=stats.longest, capacity=limits.kv, iterations=max(by_memory, by_sequences),
+            decodes=stats.decodes, read=stats.read,
+        ) if stats.decodes else (0.0, 0.0, 0.0)  # fmt: skip
+
+    def split(self, by: str) -> Shares:
+        """Shares by "memory", "tokens", "sequences" or "longest", with the lines best for the whole trace."""
+        tables, limits, stats = self.tables, self.limits, self.stats
+        x = np.arange(stats.longest + 1, dtype=np.float64)
+        by_share: dict[str, tuple[FloatArray | float, FloatArray | float, float]] = {
+            "memory": (x / limits.kv, x / limits.kv, stats.held / limits.kv),
+            "tokens": (x / limits.tokens, 1 / limits.tokens, stats.tokens / limits.tokens),
+            "sequences": (1 / limits.sequences, 1 / limits.sequences, stats.events / limits.sequences),
+            "longest": (0.0, 0.0, float(stats.most_output[0])),
+        }
+        theta_prompt, theta_decode, rounds = by_share[by]
+        scale = tables.scale
+        if by == "longest":  # the iteration pays the constant of local once, whatever the other ranks do
+            a0, a1 = rx.best_line(self.local, rounds, scale * stats.tokens)
+        else:
+            a0, a1 = rx.best_line(self.local, rounds, stats.tokens)
+            rounds /= limits.ranks
+        s0, s1 = rx.best_line(self.shared, rounds, stats.tokens)
+        h0, h1 = rx.best_line(self.head, rounds, stats.events)
+        u, v, w = self.plane
+        theta = x / limits.kv if self.decode_memory else 1 / limits.sequences
+        split = scale * a0 + (s0 + h0) / limits.ranks
+        prompt = scale * (a1 * x + tables.prompt + tables.launch * x / limits.tokens) + s1 * x + h1
+        prompt = prompt + split * theta_prompt
+        decode = scale * (a1 + u * theta + v + w * np.maximum(x - stats.smallest, 0)) + s1 + h1
+        decode = np.minimum(decode + split * theta_decode, prompt)
+        return Shares(
+            prompt=rx.floor_int(prompt),
+            decode=rx.floor_int(decode),
+            constant=int((a0 + s0 + h0) * rx.ROUNDING) if by == "longest" else 0,
+        )
