@@ -1,0 +1,191 @@
+"""The question: one validated, frozen query. Everything that decides the answer is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from planner.axes import (
+    AXES,
+    ENGINE_FIELDS,
+    FORMAT_AXES,
+    PLAN_FIELDS,
+    AxisValue,
+    default_formats,
+    engine_of,
+    parse_axes,
+    parse_pairs,
+    plan_from_axes,
+)
+from planner.objective import OBJECTIVES
+from planner.slo import Slo, parse_slo
+from profiles.errors import InputError, nearest
+from profiles.plan import FORMAT_BYTES, POLICIES, EngineSettings
+
+if TYPE_CHECKING:
+    from profiles.fleet import Fleet
+    from profiles.model import Model
+    from traces.trace import Trace
+
+__all__ = ["Question", "Slo", "parse_axes", "parse_pairs", "parse_slo", "plan_from_axes"]
+
+ACTIVATIONS_OF = {
+    "fp32": ("fp32", "bf16"),
+    "bf16": ("bf16",),
+    "fp8": ("fp8", "bf16"),
+    "int8": ("int8", "bf16"),
+    "int4": ("bf16", "fp8", "int8"),
+}
+"""Activation formats for which kernels exist beside each weight format: W8A8 and weight-only of vLLM
+(docs.vllm.ai, "Quantization: supported hardware"), W4A8 of TensorRT-LLM (its support matrix)."""
+
+KV_FORMATS = ("fp32", "bf16", "fp8", "int8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked. An axis with several values is searched; with one it is given.
+
+    Parameters
+    ----------
+    objective
+        Key of ``OBJECTIVES``.
+    slos
+        Hard limits in the ranking.
+    weight_formats, activation_formats, kv_formats
+        Formats the user allows. Empty: the model's published weights, activations of the same kind, bf16 KV.
+    fix, forbid
+        Axes (``planner.axes``) that must have, or must not have, a value. A fixed format, policy, budget,
+        clock or sequence count replaces the values searched on that axis.
+    policies, token_budgets, max_seqs, clocks
+        Values searched. Clocks in MHz, 0 for the maximum.
+    deployable
+        Keep only plans that an engine runs today (``planner.deployable``).
+    engine
+        Name of the profile of host overheads (``profiles.engine``).
+    use_all_devices
+        Every device of the pool, instead of at most all.
+    cross_node_tensor
+        Tensor and expert groups may leave a scale-up domain.
+    gpu_memory_utilization, block_size, preemption, queue, routing
+        As in ``EngineSettings``.
+
+    Raises
+    ------
+    InputError
+        When a value is out of range or unknown.
+    """
+
+    model: Model
+    fleet: Fleet
+    trace: Trace
+    objective: str = "latency"
+    slos: tuple[Slo, ...] = ()
+    weight_formats: tuple[str, ...] = ()
+    activation_formats: tuple[str, ...] = ()
+    kv_formats: tuple[str, ...] = ()
+    fix: Mapping[str, AxisValue] = field(default_factory=lambda: MappingProxyType({}))
+    forbid: tuple[tuple[str, AxisValue], ...] = ()
+    policies: tuple[str, ...] = ("vllm-v1",)
+    token_budgets: tuple[int, ...] = (2048, 8192)
+    max_seqs: tuple[int, ...] = (256,)
+    clocks: tuple[int, ...] = (0,)
+    deployable: bool = True
+    engine: str = "vllm-v1"
+    use_all_devices: bool = False
+    cross_node_tensor: bool = False
+    gpu_memory_utilization: float = 0.9
+    block_size: int = 16
+    preemption: str = "recompute"
+    queue: str = "fcfs"
+    routing: str = "round-robin"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"Unknown objective {self.objective!r}, {nearest(self.objective, OBJECTIVES)}.")
+        if self.objective == "goodput" and not self.slos:
+            raise InputError("Objective 'goodput' counts requests that meet SLOs: give at least one --slo.")
+        self._check_axes()
+        self._check_values()
+        if self.pairs_of_formats() == ():
+            raise InputError(
+                f"No kernel multiplies {'/'.join(map(str, self.options('weights')))} weights by"
+                f" {'/'.join(map(str, self.options('activations')))} activations."
+            )
+        try:
+            self.settings()
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+    def _check_axes(self) -> None:
+        for axis, _ in (*self.fix.items(), *self.forbid):
+            if axis not in PLAN_FIELDS and axis not in ENGINE_FIELDS:
+                raise InputError(f"Unknown axis {axis!r}, {nearest(axis, AXES)}.")
+        for axis, value in self.forbid:
+            if axis in ("block", "queue", "preemption", "routing"):
+                raise InputError(f"--forbid {axis}={value}: {axis} is not searched, set it instead.")
+
+    def _check_values(self) -> None:
+        for axis in FORMAT_AXES:
+            for name in self.options(axis):
+                known = KV_FORMATS if axis == "kv" else tuple(FORMAT_BYTES)
+                if name not in known:
+                    raise InputError(f"Unknown format {name!r} of {axis}, {nearest(str(name), known)}.")
+        for policy in self.options("policy"):
+            if policy not in POLICIES:
+                raise InputError(f"Unknown policy {policy!r}, {nearest(str(policy), POLICIES)}.")
+        for axis, least in (("budget", 1), ("seqs", 1), ("clock", 0)):
+            values = self.options(axis)
+            if not values:
+                raise InputError(f"{axis}: expected at least one value.")
+            for value in values:
+                if not isinstance(value, int) or value < least:
+                    raise InputError(f"{axis}={value}: expected a whole number, at least {least}.")
+        if self.seed < 0:
+            raise InputError(f"seed={self.seed}: expected at least 0.")
+
+    def options(self, axis: str) -> tuple[AxisValue, ...]:
+        """Values searched on an axis of formats, clock, policy, budget or seqs: each once, in order."""
+        if axis in self.fix:
+            return (self.fix[axis],)
+        defaults = default_formats(self.model)
+        searched: dict[str, tuple[AxisValue, ...]] = {
+            "weights": self.weight_formats or (defaults["weight_format"],),
+            "activations": self.activation_formats or (defaults["activation_format"],),
+            "kv": self.kv_formats or (defaults["kv_format"],),
+            "policy": self.policies,
+            "budget": self.token_budgets,
+            "seqs": self.max_seqs,
+            "clock": self.clocks,
+        }
+        return tuple(dict.fromkeys(searched[axis]))
+
+    def pairs_of_formats(self) -> tuple[tuple[str, str], ...]:
+        """(weights, activations) that kernels exist for.
+
+        Weights that the allowed activations do not fit run with those that their kernels take, bf16
+        wherever nothing was said of activations.
+        """
+        allowed = [str(a) for a in self.options("activations")]
+        pairs = []
+        for weights in map(str, self.options("weights")):
+            fitting = [a for a in allowed if a in ACTIVATIONS_OF[weights]]
+            if not fitting and not self.activation_formats and "activations" not in self.fix:
+                fitting = ["bf16"]
+            pairs += [(weights, activations) for activations in fitting]
+        return tuple(pairs)
+
+    def settings(self) -> EngineSettings:
+        """Engine settings of axes that are not searched; the searched ones have their first value."""
+        first = {axis: self.options(axis)[0] for axis in ("policy", "budget", "seqs")}
+        base = EngineSettings(
+            block_size=self.block_size,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            preemption=self.preemption,  # type: ignore[arg-type]
+            queue=self.queue,  # type: ignore[arg-type]
+            routing=self.routing,  # type: ignore[arg-type]
+        )
+        return engine_of({**first, **self.fix}, base)
