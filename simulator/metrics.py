@@ -103,8 +103,8 @@ def summary(
     makespan. ``generated_tokens_per_s`` counts output tokens, ``processed_tokens_per_s`` prompt and output
     tokens of served requests. ``mfu`` is useful FLOPs (dense and attention, recomputation left out) over
     peak FLOPs of all devices in the makespan, ``mbu`` the bytes of weights and KV read by iterations over
-    peak bandwidth. ``energy_j`` is device energy (see Outcome). ``cost_usd`` bills every device of the
-    plan for the makespan. ``goodput_requests_per_s`` counts requests that meet every bound.
+    peak bandwidth. ``energy_j`` is device energy (see Outcome); ``cost_usd`` bills every device of the plan.
+    Both run from the start of the trace (time 0) to the last token. ``goodput_requests_per_s`` counts requests that meet every bound.
     ``idle_share``: share of device-time of the stages with nothing to run.
     """
     served = outcome.served
@@ -147,7 +147,7 @@ def summary(
         "mean_power_w": outcome.energy_j / (outcome.end_ps / PS) if outcome.end_ps else None,
     }
     if usd_per_device_hour is not None:
-        cost = usd_per_device_hour / 3600 * devices * makespan_s
+        cost = usd_per_device_hour / 3600 * devices * outcome.end_ps / PS
         result["cost_usd"] = cost
         result["usd_per_million_generated_tokens"] = cost / generated * 1e6 if generated else None
     if goodput_bounds_s:

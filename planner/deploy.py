@@ -1,0 +1,123 @@
+"""Launch commands of real engines for a plan. What an engine cannot express is said, never dropped.
+
+Flag names as documented for vLLM 0.19 (``vllm serve``), SGLang 0.5 (``sglang.launch_server``) and
+TensorRT-LLM 1.x (``trtllm-serve``).
+"""
+
+import shlex
+from collections.abc import Iterable
+
+from profiles.model import Model, MoE
+from profiles.plan import Plan
+
+_VLLM_KV = {"bf16": "auto", "fp8": "fp8"}
+_QUANTIZATION = {"fp8": "fp8"}
+
+
+def vllm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
+    """``vllm serve`` for one replica, and notes on what the command leaves out.
+
+    Examples
+    --------
+    >>> from profiles.huggingface import load_model
+    >>> command, notes = vllm_command(load_model("llama-3.1-8b"), Plan(layers_per_stage=(32,), attn_tp=2, ffn_tp=2))
+    >>> command.split(" --")[1]
+    'tensor-parallel-size 2'
+    """
+    notes = []
+    engine = plan.engine
+    words = ["vllm", "serve", model.name]
+    words += ["--tensor-parallel-size", str(plan.attn_tp)]
+    if plan.stages > 1:
+        words += ["--pipeline-parallel-size", str(plan.stages)]
+    if plan.attn_dp > 1:
+        words += ["--data-parallel-size", str(plan.attn_dp)]
+    if plan.ffn_ep > 1:
+        words += ["--enable-expert-parallel"]
+    words += ["--max-num-seqs", str(engine.max_seqs)]
+    words += ["--max-num-batched-tokens", str(engine.token_budget)]
+    words += ["--gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}"]
+    words += ["--block-size", str(engine.block_size)]
+    if plan.kv_format != "bf16":
+        if plan.kv_format in _VLLM_KV:
+            words += ["--kv-cache-dtype", _VLLM_KV[plan.kv_format]]
+        else:
+            notes.append(f"vLLM has no {plan.kv_format} KV cache")
+    if plan.weight_format != model.weight_format:
+        if plan.weight_format in _QUANTIZATION:
+            words += ["--quantization", _QUANTIZATION[plan.weight_format]]
+        else:
+            notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
+    if engine.policy not in ("vllm-v1", "sarathi"):
+        notes.append(f"policy {engine.policy} is not one of the current vLLM scheduler")
+    if plan.clock_mhz:
+        notes.append(f"lock the clock first: nvidia-smi --lock-gpu-clocks={plan.clock_mhz}")
+    if plan.attn_dp > 1 and not any(isinstance(block.ffn, MoE) for block in model.decoder.blocks):
+        notes.append("vLLM shares a dense feed-forward between attention ranks in no mode")
+    if len(set(plan.layers_per_stage)) > 1:
+        split = ",".join(map(str, plan.layers_per_stage))
+        return f"VLLM_PP_LAYER_PARTITION={split} {shlex.join(words)}", notes
+    return shlex.join(words), notes
+
+
+def sglang_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
+    """``sglang.launch_server`` for one replica, and notes on what the command leaves out."""
+    notes = []
+    engine = plan.engine
+    words = ["python", "-m", "sglang.launch_server", "--model-path", model.name]
+    words += ["--tp-size", str(plan.stage_devices)]
+    if plan.stages > 1:
+        words += ["--pp-size", str(plan.stages)]
+    if plan.attn_dp > 1:
+        words += ["--dp-size", str(plan.attn_dp), "--enable-dp-attention"]
+    if plan.ffn_ep > 1:
+        words += ["--ep-size", str(plan.ffn_ep)]
+    words += ["--max-running-requests", str(engine.max_seqs * plan.attn_dp)]
+    words += ["--chunked-prefill-size", str(engine.token_budget)]
+    words += [
+        "--mem-fraction-static",
+        f"{engine.gpu_memory_utilization:g}",
+        "--page-size",
+        str(engine.block_size),
+    ]
+    if plan.kv_format == "fp8":
+        words += ["--kv-cache-dtype", "fp8_e4m3"]
+    elif plan.kv_format != "bf16":
+        notes.append(f"SGLang has no {plan.kv_format} KV cache")
+    if plan.weight_format != model.weight_format:
+        if plan.weight_format == "fp8":
+            words += ["--quantization", "fp8"]
+        else:
+            notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
+    if len(set(plan.layers_per_stage)) > 1:
+        notes.append("SGLang splits layers itself; this uneven split cannot be named")
+    return shlex.join(words), notes
+
+
+def tensorrt_llm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
+    """``trtllm-serve`` for one replica, and notes on what the command leaves out."""
+    notes = []
+    engine = plan.engine
+    words = ["trtllm-serve", model.name, "--backend", "pytorch", "--tp_size", str(plan.stage_devices)]
+    if plan.stages > 1:
+        words += ["--pp_size", str(plan.stages)]
+    if plan.ffn_ep > 1:
+        words += ["--ep_size", str(plan.ffn_ep)]
+    words += ["--max_batch_size", str(engine.max_seqs), "--max_num_tokens", str(engine.token_budget)]
+    words += ["--kv_cache_free_gpu_memory_fraction", f"{engine.gpu_memory_utilization:g}"]
+    notes.append("its memory fraction is of what is free after loading, not of the whole device")
+    if plan.attn_dp > 1:
+        notes.append("set enable_attention_dp: true in --extra_llm_api_options")
+    if plan.kv_format != "bf16":
+        notes.append(f"set kv_cache_config.dtype: {plan.kv_format} in --extra_llm_api_options")
+    if len(set(plan.layers_per_stage)) > 1:
+        notes.append("set pp_partition in --extra_llm_api_options to the layers of each stage")
+    return shlex.join(words), notes
+
+
+COMMANDS = {"vLLM": vllm_command, "SGLang": sglang_command, "TensorRT-LLM": tensorrt_llm_command}
+
+
+def launch_commands(model: Model, plan: Plan, engines: Iterable[str]) -> list[tuple[str, str, list[str]]]:
+    """(engine, command, notes) for each of ``engines`` that has one."""
+    return [(name, *COMMANDS[name](model, plan)) for name in engines if name in COMMANDS]

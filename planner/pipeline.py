@@ -1,0 +1,350 @@
+"""The flow: question -> plans -> bounds -> simulation by bound -> ranking -> answer.
+
+One small function per step of the design; nothing here prints. ``optimize`` answers a question,
+``simulate_plan`` one named plan.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.bounds import PlanBounds, TraceStats
+from planner.deployable import deployable
+from planner.errors import NoFeasiblePlan, NoPlanInTime
+from planner.objective import OBJECTIVES, Objective
+from planner.placement import Placement, place
+from planner.question import Question, Slo
+from planner.ranking import PlanResult, SloResult, rank
+from planner.space import plans_of
+from planner.verify import Bounded, Certificate, verify
+from profiles.compile import Compiler
+from profiles.engine import load_engine
+from profiles.errors import InputError
+from profiles.fleet import Pool
+from profiles.ops import Operations
+from profiles.plan import Plan
+from profiles.power import PowerModel
+from profiles.stepcost import PS, StepCost
+from simulator import metrics
+from simulator.engine import simulate
+
+_BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What was asked and found. ``results``: simulated plans in rank order."""
+
+    headline: str
+    question: dict[str, object]
+    objective: Objective
+    slo_text: str
+    results: list[PlanResult]
+    certificate: Certificate
+    launch: list[tuple[str, str, list[str]]]
+    profile_text: str
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A plan on the devices of one pool."""
+
+    plan: Plan
+    pool: int
+    placement: Placement
+
+
+class Evaluator:
+    """Compiles, bounds and simulates plans of one question; what plans share is computed once.
+
+    Parameters
+    ----------
+    tables
+        Directory of CSV operation tables in APEX+'s format, before anything else; None for none.
+    silicon
+        Use the measured tables of ``aiconfigurator-core`` where it is installed and knows the device.
+    """
+
+    def __init__(self, question: Question, *, tables: Path | None = None, silicon: bool = True) -> None:
+        self.question = question
+        self.objective = OBJECTIVES[question.objective]
+        self.stats = TraceStats(question.trace)
+        trace = question.trace
+        self.max_length = int((trace.prompt_tokens + trace.output_tokens).max())
+        self.sources: list[str] = []
+        self.compilers = [self._compiler(pool, tables, silicon) for pool in question.fleet.pools]
+
+    def _compiler(self, pool: Pool, tables: Path | None, silicon: bool) -> Compiler:
+        operations, words = operations_of(pool, tables=tables, silicon=silicon)
+        self.sources.append(f"{pool.device.name}: {words}")
+        return Compiler(
+            self.question.model,
+            pool.device,
+            operations,
+            engine=load_engine(self.question.engine),
+            power=PowerModel(pool.device),
+        )
+
+    def step(self, candidate: Candidate) -> StepCost:
+        """The cost tables of one replica, with the links of the placement."""
+        plan, pool = candidate.plan, self.question.fleet.pools[candidate.pool]
+        placed = candidate.placement
+        return self.compilers[candidate.pool].compile(
+            plan,
+            link_tensor=pool.link(plan.attn_tp, placed.tensor_nodes),
+            link_ffn=pool.link(plan.stage_devices, placed.ffn_nodes),
+            stage_links=tuple(pool.link(2, 2 if crosses else 1) for crosses in placed.crossings),
+            max_length=self.max_length,
+        )
+
+    def bounded(self, candidate: Candidate) -> Bounded[Candidate]:
+        """The plan with its bound, and whether an SLO is proven out of its reach."""
+        bounds = PlanBounds(self.step(candidate), candidate.plan, self.stats)
+        bound = bounds.bound(
+            self.question.objective,
+            slo_s=goodput_limits(self.question.slos),
+            device_usd_per_s=self._usd_per_device_s(candidate.pool),
+        )
+        hopeless = any(
+            bounds.bound(name).value > slo.limit_s
+            for slo in self.question.slos
+            if (name := bound_name(slo)) is not None
+        )
+        return Bounded(item=candidate, bound=self.objective.score(bound.value), hopeless=hopeless)
+
+    def simulated(self, candidate: Candidate) -> tuple[float, bool, PlanResult]:
+        """Score (lower is better), whether every SLO is met and every request served, and the record."""
+        question, plan = self.question, candidate.plan
+        step = self.step(candidate)
+        outcome = simulate(question.trace, step, plan.engine, replicas=plan.replicas)
+        usd_s = self._usd_per_device_s(candidate.pool)
+        values = metrics.summary(
+            outcome,
+            step,
+            devices=plan.devices,
+            usd_per_device_hour=usd_s * 3600 if usd_s else None,
+            goodput_bounds_s=goodput_limits(question.slos),
+        )
+        slos = tuple(
+            SloResult(
+                text=slo.text,
+                value=metrics.slo_value(outcome, slo.metric, slo.percentile),
+                limit=slo.limit_s,
+            )
+            for slo in question.slos
+        )
+        value = values.get(self.objective.metric)
+        if value is None:
+            raise InputError(f"objective {question.objective!r} needs a price, {candidate.pool} has none")
+        bound = PlanBounds(step, plan, self.stats).bound(
+            question.objective, slo_s=goodput_limits(question.slos), device_usd_per_s=usd_s
+        )
+        served = outcome.served
+        waits = outcome.scheduled_ps[served] - outcome.arrival_ps[served]
+        result = PlanResult(
+            plan=plan,
+            pool=question.fleet.pools[candidate.pool].name,
+            device=question.fleet.pools[candidate.pool].device.name,
+            placement=candidate.placement.assignment,
+            metrics=values,
+            value=value,
+            bound=bound.value,
+            bound_name=bound.name,
+            slos=slos,
+            deployable=deployable(plan, question.model),
+            breakdown_s={name: ps / PS for name, ps in outcome.breakdown_ps.items()},
+            provenance=outcome.provenance,
+            wait_s=float(waits.mean() / PS) if served.any() else 0.0,
+        )
+        return self.objective.score(value), result.meets_slos and not outcome.rejected, result
+
+    def _usd_per_device_s(self, pool: int) -> float:
+        price = self.question.fleet.pools[pool].price_usd_per_device_hour
+        return 0.0 if price is None else price / 3600
+
+
+def operations_of(pool: Pool, *, tables: Path | None, silicon: bool) -> tuple[Operations, str]:
+    """The best source of operation times for a pool's device, and its name for people."""
+    from profiles.roofline import Roofline
+
+    device = pool.device
+    operations: Operations = Roofline(device)
+    words = "roofline with stated efficiencies"
+    if silicon and device.silicon_system is not None:
+        from profiles.silicon import Silicon, silicon_available
+
+        if silicon_available():
+            operations = Silicon(device.silicon_system, fallback=operations)
+            words = f"measured tables of aiconfigurator-core ({device.silicon_system}), roofline elsewhere"
+        else:
+            words += " (install the extra 'silicon' for measured tables)"
+    if tables is not None:
+        from profiles.apex_tables import ApexTables
+
+        operations = ApexTables(tables, device=device, fallback=operations)
+        words = f"tables of {tables.name}, then {words}"
+    return operations, words
+
+
+def bound_name(slo: Slo) -> str | None:
+    """Objective of ``planner.bounds`` that bounds this SLO's metric, None where there is none."""
+    if slo.percentile is None:
+        return _BOUND_OF_MEAN[slo.metric]
+    return None if slo.metric == "itl" else f"p{slo.percentile:g}-{slo.metric}"
+
+
+def goodput_limits(slos: tuple[Slo, ...]) -> dict[str, float]:
+    """Per-request limits of a question: its SLOs, whatever their percentile. ITL is not per request."""
+    limits: dict[str, float] = {}
+    for slo in slos:
+        if slo.metric != "itl":
+            limits[slo.metric] = min(slo.limit_s, limits.get(slo.metric, math.inf))
+    return limits
+
+
+def candidates_of(question: Question) -> list[Candidate]:
+    """Every feasible plan of every pool, placed.
+
+    Raises
+    ------
+    NoFeasiblePlan
+        When no pool has one: the reasons of each.
+    """
+    found: list[Candidate] = []
+    reasons: list[str] = []
+    for i, pool in enumerate(question.fleet.pools):
+        try:
+            plans = plans_of(question, pool)
+        except NoFeasiblePlan as error:
+            reasons.append(f"{pool.name}: {error}" if len(question.fleet.pools) > 1 else str(error))
+            continue
+        placements: dict[tuple[object, ...], Placement] = {}
+        for plan in plans:
+            key = (plan.replicas, plan.layers_per_stage, plan.attn_tp, plan.attn_dp, plan.ffn_tp, plan.ffn_ep)
+            if key not in placements:
+                placements[key] = place(plan, pool)
+            found.append(Candidate(plan=plan, pool=i, placement=placements[key]))
+    if not found:
+        raise NoFeasiblePlan("; ".join(reasons))
+    return found
+
+
+def optimize(
+    question: Question, *, max_simulations: int | None = None, time_limit_s: float | None = None,
+    everything: bool = False, workers: int = 1, tables: Path | None = None, silicon: bool = True,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Answer:  # fmt: skip
+    """The certified answer to a question.
+
+    Raises
+    ------
+    NoFeasiblePlan, NoPlanInTime
+        See there.
+    """
+    progress("enumerating plans")
+    candidates = candidates_of(question)
+    progress(f"{len(candidates)} feasible plans; bounding")
+    evaluator = Evaluator(question, tables=tables, silicon=silicon)
+    bounded = [evaluator.bounded(candidate) for candidate in candidates]
+    progress("simulating by bound")
+    verified, certificate = verify(
+        bounded,
+        evaluator.simulated,
+        max_simulations=max_simulations,
+        time_limit_s=time_limit_s,
+        everything=everything,
+        workers=workers,
+        progress=lambda done, left: progress(f"{done} simulated, at most {left} left"),
+    )
+    if not verified and certificate.excluded_by_slo < certificate.feasible:
+        raise NoPlanInTime("the limit ran out before the first plan was simulated")
+    notes = []
+    if not verified:  # every plan is hopeless: simulate the one with the best bound to show how near it gets
+        best = min(bounded, key=lambda b: b.bound)
+        results = [evaluator.simulated(best.item)[2]]
+        notes.append("no plan can meet the SLOs, whatever its scheduler; shown: the plan with the best bound")
+    else:
+        results = rank([v.result for v in verified], evaluator.objective)
+    return answer_of(question, evaluator, results, certificate, notes)
+
+
+def simulate_plan(
+    question: Question, plan: Plan, *, tables: Path | None = None, silicon: bool = True
+) -> Answer:
+    """One named plan, simulated and bounded.
+
+    Raises
+    ------
+    NoFeasiblePlan
+        When it does not fit the fleet or the memory of its devices.
+    """
+    from planner.validate import complaints
+
+    evaluator = Evaluator(question, tables=tables, silicon=silicon)
+    reasons = []
+    for i, pool in enumerate(question.fleet.pools):
+        found = complaints(question, pool, plan)
+        if not found:
+            candidate = Candidate(plan=plan, pool=i, placement=place(plan, pool))
+            score, meets, result = evaluator.simulated(candidate)
+            certificate = Certificate(
+                feasible=1, simulated=1, excluded_by_bound=0, excluded_by_slo=0, unexamined=0,
+                best=score if meets else None, proven=score if meets else None, gap=0.0,
+            )  # fmt: skip
+            return answer_of(question, evaluator, [result], certificate, [])
+        reasons += [f"{pool.name}: {reason}" for reason in found]
+    raise NoFeasiblePlan(f"{plan.label}: " + "; ".join(reasons))
+
+
+def answer_of(
+    question: Question,
+    evaluator: Evaluator,
+    results: list[PlanResult],
+    certificate: Certificate,
+    notes: list[str],
+) -> Answer:
+    from planner.deploy import launch_commands
+
+    trace, model = question.trace, question.model
+    fleet = " + ".join(f"{pool.devices} x {pool.device.name}" for pool in question.fleet.pools)
+    rate = len(trace) / trace.duration_s if trace.duration_s else math.inf
+    headline = (
+        f"{model.name} ({model.parameters() / 1e9:.1f}B parameters) on {fleet}\n"
+        f"trace {trace.name}: {len(trace):,} requests"
+        + (f" at {rate:.3g}/s" if math.isfinite(rate) else " at once")
+        + f", prompt {trace.prompt_tokens.mean():.0f} and output {trace.output_tokens.mean():.0f} tokens on average"
+    )
+    if any(result.metrics["rejected"] for result in results[:1]):
+        lost = results[0].metrics["rejected"]
+        notes = [*notes, f"{lost:.0f} requests can never fit the KV cache and were rejected"]
+    if results and results[0].plan.replicas > 1:
+        plan = results[0].plan
+        notes = [
+            *notes,
+            f"launch {plan.replicas} such servers, one per replica's devices, behind a {plan.engine.routing} router",
+        ]
+    return Answer(
+        headline=headline,
+        question={
+            "model": model.name,
+            "fleet": fleet,
+            "trace": trace.name,
+            "requests": len(trace),
+            "objective": question.objective,
+            "slos": [slo.text for slo in question.slos],
+            "engine": question.engine,
+            "seed": question.seed,
+        },
+        objective=evaluator.objective,
+        slo_text=", ".join(slo.text for slo in question.slos),
+        results=results,
+        certificate=certificate,
+        launch=launch_commands(model, results[0].plan, results[0].deployable or ["vLLM"]) if results else [],
+        profile_text="; ".join([*evaluator.sources, f"engine overhead {question.engine}"]),
+        notes=notes,
+    )
+
+
+__all__ = ["Answer", "Evaluator", "candidates_of", "optimize", "simulate_plan"]

@@ -1,0 +1,123 @@
+"""Order simulated plans, find the Pareto set, and say why a plan lost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.objective import Objective
+from profiles.plan import Plan
+
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloResult:
+    """One SLO of the question on one plan. ``value`` and ``limit`` in seconds."""
+
+    text: str
+    value: float
+    limit: float
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanResult:
+    """A simulated plan with all that is said of it.
+
+    ``bound`` is in the objective's unit: no scheduler gets a better value out of this plan.
+    ``placement`` names devices: per replica, per stage, (node, device indices).
+    ``breakdown_s`` is busy time by cell and collective, summed over stages and replicas.
+    """
+
+    plan: Plan
+    pool: str
+    device: str
+    placement: tuple[tuple[tuple[tuple[int, tuple[int, ...]], ...], ...], ...]
+    metrics: Metrics
+    value: float
+    bound: float
+    bound_name: str
+    slos: tuple[SloResult, ...]
+    deployable: dict[str, str]
+    breakdown_s: dict[str, float]
+    provenance: dict[str, float]
+    wait_s: float
+
+    @property
+    def meets_slos(self) -> bool:
+        return all(slo.met for slo in self.slos)
+
+
+def rank(results: Sequence[PlanResult], objective: Objective) -> list[PlanResult]:
+    """Plans that meet every SLO first, then by objective; ties go to fewer devices, then to the name."""
+    return sorted(
+        results,
+        key=lambda r: (
+            not r.meets_slos,
+            objective.score(r.value),
+            r.plan.devices,
+            r.plan.label,
+            r.plan.engine.token_budget,
+            r.plan.engine.max_seqs,
+        ),
+    )
+
+
+def pareto(results: Sequence[PlanResult], metrics: Sequence[str]) -> list[int]:
+    """Indices of results that no other one beats on all ``metrics`` (lower is better) at once.
+
+    Of equal results the first counts. Metrics that a result lacks count as infinite.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace as N
+    >>> points = [N(metrics={"a": 1, "b": 5}), N(metrics={"a": 2, "b": 2}), N(metrics={"a": 2, "b": 6})]
+    >>> pareto(points, ["a", "b"])
+    [0, 1]
+    """
+    rows = []
+    for result in results:
+        values = (result.metrics.get(name) for name in metrics)
+        rows.append(tuple(float("inf") if value is None else value for value in values))
+    return [
+        i
+        for i, row in enumerate(rows)
+        if not any(
+            (all(x <= y for x, y in zip(other, row, strict=True)) and other != row)
+            or (other == row and j < i)
+            for j, other in enumerate(rows)
+        )
+    ]
+
+
+def split_latency(result: PlanResult) -> dict[str, float]:
+    """Mean E2E latency in seconds as waiting for the first iteration + prefill + decode."""
+    ttft, e2e = result.metrics["ttft_mean_s"] or 0.0, result.metrics["e2e_mean_s"] or 0.0
+    return {"waiting": result.wait_s, "prefill": ttft - result.wait_s, "decode": e2e - ttft}
+
+
+def bottleneck(result: PlanResult) -> tuple[str, float]:
+    """The cell or collective that takes the largest share of busy time, and that share."""
+    total = sum(result.breakdown_s.values())
+    if not total:
+        return "nothing", 0.0
+    name = max(result.breakdown_s, key=lambda part: result.breakdown_s[part])
+    return name, result.breakdown_s[name] / total
+
+
+def why_lost(loser: PlanResult, winner: PlanResult, objective: Objective) -> str:
+    """One clause: which part of the latency, energy or price differs most, and what takes its time."""
+    if not loser.meets_slos:
+        missed = next(slo for slo in loser.slos if not slo.met)
+        return f"breaks {missed.text}: {missed.value * 1e3:.0f} ms"
+    if objective.name in ("energy", "cost"):
+        return (
+            f"{loser.plan.devices} devices busy {1 - (loser.metrics['idle_share'] or 0):.0%} of the time, "
+            f"winner {winner.plan.devices} at {1 - (winner.metrics['idle_share'] or 0):.0%}"
+        )
+    ours, best = split_latency(loser), split_latency(winner)
+    part = max(ours, key=lambda name: ours[name] - best[name])
+    name, share = bottleneck(loser)
+    return f"{part} +{ours[part] - best[part]:.2f} s; {name} takes {share:.0%} of busy time"

@@ -1,0 +1,359 @@
+"""Answers as text, JSON and CSV. Formatting only: every number comes from the answer."""
+
+import csv
+import io
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from planner.objective import OBJECTIVES, Objective
+from planner.ranking import PlanResult, bottleneck, pareto, split_latency, why_lost
+from profiles.plan import Plan
+
+if TYPE_CHECKING:
+    from planner.pipeline import Answer
+
+WIDTH = 100
+PARETO_METRICS = ("e2e_mean_s", "energy_j", "cost_usd")
+
+
+def plan_dict(plan: Plan) -> dict[str, Any]:
+    """A plan as the words of ``--plan``, for programs."""
+    engine = plan.engine
+    return {
+        "name": plan.label,
+        "dp": plan.replicas,
+        "pp": plan.stages,
+        "tp": plan.attn_tp,
+        "attn_dp": plan.attn_dp,
+        "ffn_tp": plan.ffn_tp,
+        "ep": plan.ffn_ep,
+        "ffn_dp": plan.ffn_dp,
+        "devices": plan.devices,
+        "layers_per_stage": list(plan.layers_per_stage),
+        "weights": plan.weight_format,
+        "activations": plan.activation_format,
+        "kv": plan.kv_format,
+        "clock_mhz": plan.clock_mhz,
+        "policy": engine.policy,
+        "token_budget": engine.token_budget,
+        "max_seqs": engine.max_seqs,
+        "block_size": engine.block_size,
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "preemption": engine.preemption,
+        "queue": engine.queue,
+        "routing": engine.routing,
+    }
+
+
+def result_dict(result: PlanResult, rank: int) -> dict[str, Any]:
+    """One simulated plan, as in the published schema."""
+    return {
+        "rank": rank,
+        "plan": plan_dict(result.plan),
+        "pool": result.pool,
+        "device": result.device,
+        "metrics": {k: _finite(v) for k, v in result.metrics.items()},
+        "value": _finite(result.value),
+        "bound": _finite(result.bound),
+        "bound_name": result.bound_name,
+        "meets_slos": result.meets_slos,
+        "slos": [
+            {"slo": s.text, "value_s": _finite(s.value), "limit_s": s.limit, "met": s.met}
+            for s in result.slos
+        ],
+        "deployable": bool(result.deployable),
+        "engines": dict(sorted(result.deployable.items())),
+        "placement": [
+            [[{"node": node, "devices": list(devices)} for node, devices in stage] for stage in replica]
+            for replica in result.placement
+        ],
+        "breakdown_s": result.breakdown_s,
+        "provenance": result.provenance,
+    }
+
+
+def to_json(answer: "Answer") -> str:
+    """The whole answer; the schema is ``planner/answer.schema.json``."""
+    certificate = answer.certificate
+    objective = answer.objective
+    sign = -1.0 if objective.maximize else 1.0
+    document = {
+        "schema": "zenith-answer-1",
+        "question": answer.question,
+        "objective": {"name": objective.name, "metric": objective.metric, "unit": objective.unit},
+        "plans": [result_dict(result, i + 1) for i, result in enumerate(answer.results)],
+        "certificate": {
+            "feasible": certificate.feasible,
+            "simulated": certificate.simulated,
+            "excluded_by_bound": certificate.excluded_by_bound,
+            "excluded_by_slo": certificate.excluded_by_slo,
+            "unexamined": certificate.unexamined,
+            "best": None if certificate.best is None else sign * certificate.best,
+            "proven": None if certificate.proven is None else sign * certificate.proven,
+            "gap": _finite(certificate.gap),
+        },
+        "launch": [{"engine": e, "command": c, "notes": n} for e, c, n in answer.launch],
+        "notes": answer.notes,
+    }
+    return json.dumps(document, indent=2, allow_nan=False)
+
+
+def to_csv(answer: "Answer") -> str:
+    """One row per simulated plan, in rank order."""
+    out = io.StringIO()
+    rows = [result_dict(result, i + 1) for i, result in enumerate(answer.results)]
+    if not rows:
+        return ""
+    writer = csv.writer(out, lineterminator="\n")
+    plan_keys = [k for k in rows[0]["plan"] if k != "layers_per_stage"]
+    metric_keys = list(rows[0]["metrics"])
+    writer.writerow(["rank", *plan_keys, "pool", "device", "meets_slos", "deployable", "bound", *metric_keys])
+    for row in rows:
+        writer.writerow(
+            [row["rank"], *(row["plan"][k] for k in plan_keys), row["pool"], row["device"], row["meets_slos"],
+             row["deployable"], row["bound"], *(row["metrics"].get(k) for k in metric_keys)]
+        )  # fmt: skip
+    return out.getvalue()
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity; an unbounded value is null."""
+    return None if value is None or not math.isfinite(value) else value
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """A number with its unit, scaled for people.
+
+    Examples
+    --------
+    >>> quantity(0.0372, "s"), quantity(5.2e6, "J"), quantity(12.345, "USD"), quantity(None, "s")
+    ('37.2 ms', '5.20 MJ', '12.35 USD', 'n/a')
+    """
+    if value is None:
+        return "n/a"
+    if not math.isfinite(value):
+        return "none"
+    if unit == "s":
+        if abs(value) < 1:
+            return f"{value * 1e3:.3g} ms"
+        return f"{value:.2f} s" if abs(value) < 1000 else f"{value:.0f} s"
+    if unit == "J":
+        for scale, name in ((1e6, "MJ"), (1e3, "kJ")):
+            if abs(value) >= scale:
+                return f"{value / scale:.2f} {name}"
+        return f"{value:.2f} J"
+    if unit == "USD":
+        return f"{value:.2f} USD"
+    return f"{value:,.4g} {unit}" if abs(value) < 1e4 else f"{value:,.0f} {unit}"
+
+
+def describe_plan(plan: Plan) -> str:
+    """The plan in words."""
+    parts = []
+    replica = f"{plan.replicas} model replicas, each " if plan.replicas > 1 else ""
+    if plan.stages > 1:
+        sizes = sorted(set(plan.layers_per_stage), reverse=True)
+        parts.append(f"{plan.stages} pipeline stages of {' or '.join(map(str, sizes))} layers")
+    if plan.attn_dp > 1:
+        parts.append(f"attention on {plan.attn_dp} ranks of {plan.attn_tp}")
+        ffn = [
+            f"{n} {w}"
+            for n, w in ((plan.ffn_tp, "tensor"), (plan.ffn_ep, "expert"), (plan.ffn_dp, "data"))
+            if n > 1
+        ]
+        parts.append(f"feed-forward {' x '.join(ffn)} parallel")
+    elif plan.ffn_ep > 1:
+        parts.append(f"attention over {plan.attn_tp} devices")
+        parts.append(f"experts {plan.ffn_ep}-way expert and {plan.ffn_tp}-way tensor parallel")
+    elif plan.attn_tp > 1:
+        parts.append(f"tensor parallel over {plan.attn_tp} devices")
+    else:
+        parts.append("one device" + (" per stage" if plan.stages > 1 else ""))
+    engine = plan.engine
+    formats = f"weights {plan.weight_format}, activations {plan.activation_format}, KV {plan.kv_format}"
+    clock = f", clock {plan.clock_mhz} MHz" if plan.clock_mhz else ""
+    return (
+        f"{replica}{', '.join(parts)}; {engine.policy}, token budget {engine.token_budget}, "
+        f"at most {engine.max_seqs} sequences; {formats}{clock}"
+    )
+
+
+def to_text(answer: "Answer", *, top: int | None = 5, colour: bool = False) -> str:
+    """The answer for a person: best plan, why, how sure, and the runners-up."""
+    from rich.console import Console
+
+    console = Console(
+        width=WIDTH, file=io.StringIO(), force_terminal=colour, no_color=not colour, highlight=False,
+        record=False, legacy_windows=False,
+    )  # fmt: skip
+    objective, results = answer.objective, answer.results
+    console.print(answer.headline, markup=False)
+    console.print(
+        f"objective: {objective.words}" + (f"; SLO {answer.slo_text}" if answer.slo_text else ""),
+        markup=False,
+    )
+    console.print()
+    if results:
+        _winner(console, answer)
+        console.print()
+        _table(console, answer, results[:top] if top else results)
+    _certificate(console, answer)
+    for note in answer.notes:
+        console.print(f"note: {note}", markup=False)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+def _row(console: Any, name: str, text: str) -> None:
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=13, no_wrap=True)
+    grid.add_column()
+    grid.add_row(Text(name, style="bold"), Text(text))
+    console.print(Padding(grid, 0))
+
+
+def _winner(console: Any, answer: "Answer") -> None:
+    best = answer.results[0]
+    m, objective = best.metrics, answer.objective
+    title = "best plan" if best.meets_slos else "no plan meets every SLO; nearest"
+    _row(
+        console,
+        title if best.meets_slos else "best plan",
+        best.plan.label + f"  ({best.plan.devices} x {best.device})",
+    )
+    if not best.meets_slos:
+        _row(
+            console,
+            "",
+            "breaks " + ", ".join(s.text for s in best.slos if not s.met) + " like every plan simulated",
+        )
+    _row(console, "", describe_plan(best.plan))
+    gap = answer.certificate.gap
+    proof = "proven best of all feasible plans" if gap == 0 else f"within {gap:.1%} of the best possible plan"
+    if not best.meets_slos:
+        proof = "ranked by objective among plans that miss an SLO"
+    _row(console, "objective", f"{quantity(best.value, objective.unit)}, {proof}; "
+         f"no scheduler gets this plan {'above' if objective.maximize else 'below'} "
+         f"{quantity(best.bound, objective.unit)} ({best.bound_name})")  # fmt: skip
+    for name, key in (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2e")):
+        values = ", ".join(
+            f"{label} {quantity(m[f'{key}_{field}_s'], 's')}"
+            for label, field in (("mean", "mean"), ("p50", "p50"), ("p95", "p95"), ("p99", "p99"))
+        )
+        _row(console, name, values)
+    for slo in best.slos:
+        _row(console, "SLO", f"{slo.text}: {quantity(slo.value, 's')}, {'met' if slo.met else 'NOT met'}")
+    share = split_latency(best)
+    total = sum(share.values()) or 1.0
+    _row(console, "latency is", ", ".join(f"{k} {v / total:.0%}" for k, v in share.items()))
+    part, part_share = bottleneck(best)
+    _row(console, "busy time is", ", ".join(
+        f"{name} {v / sum(best.breakdown_s.values()):.0%}"
+        for name, v in sorted(best.breakdown_s.items(), key=lambda kv: -kv[1])[:5]))  # fmt: skip
+    _row(console, "throughput", f"{quantity(m['generated_tokens_per_s'], 'generated tokens/s')}, "
+         f"{quantity(m['requests_per_s'], 'requests/s')}, mean batch {m['sequences_per_iteration']:.1f}, "
+         f"MFU {_percent(m['mfu'])}, MBU {_percent(m['mbu'])}, KV peak {_percent(m['kv_peak_share'])}, "
+         f"preemptions {m['preemptions']:.0f}")  # fmt: skip
+    cost = f"; {quantity(m['cost_usd'], 'USD')}" if m.get("cost_usd") is not None else ""
+    _row(console, "energy", f"{quantity(m['energy_j'], 'J')}, {quantity(m['energy_per_generated_token_j'], 'J')} per "
+         f"generated token, mean {m['mean_power_w']:.0f} W (device boards, idle included){cost}")  # fmt: skip
+    _row(console, "placement", placement_text(best))
+    for engine, command, notes in answer.launch[:1]:
+        _row(console, "launch", command)
+        for note in notes:
+            _row(console, "", note)
+        _row(console, "runs on", ", ".join(best.deployable) or f"no engine today ({engine} shown)")
+    _row(console, "profile", ", ".join(f"{share:.0%} {name}" for name, share in best.provenance.items() if share >= 0.005)
+         + f" (share of predicted time); {answer.profile_text}")  # fmt: skip
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.0%}"
+
+
+def placement_text(result: PlanResult) -> str:
+    """Devices by name: ``node 0: GPU 0-3``, replicas separated by ``|``, stages by ``->``."""
+
+    def devices(group: tuple[tuple[int, tuple[int, ...]], ...]) -> str:
+        return " + ".join(f"node {node} GPU {_ranges(ids)}" for node, ids in group)
+
+    replicas = [" -> ".join(devices(stage) for stage in replica) for replica in result.placement]
+    if len(replicas) > 4:
+        return " | ".join(replicas[:3]) + f" | ... ({len(replicas)} replicas)"
+    return " | ".join(replicas)
+
+
+def _ranges(ids: tuple[int, ...]) -> str:
+    """0,1,2,5 as 0-2,5."""
+    out: list[str] = []
+    start = previous = ids[0]
+    for i in (*ids[1:], -1):
+        if i != previous + 1:
+            out.append(str(start) if start == previous else f"{start}-{previous}")
+            start = i
+        previous = i
+    return ",".join(out)
+
+
+def _table(console: Any, answer: "Answer", results: list[PlanResult]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    objective: Objective = answer.objective
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("#", justify="right")
+    table.add_column("plan", no_wrap=True)
+    table.add_column("budget", justify="right")
+    for name in ("E2E", "TTFT", "TPOT", "energy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if objective.metric not in ("e2e_mean_s", "ttft_mean_s", "tpot_mean_s", "energy_j"):
+        table.add_column(objective.name, justify="right", no_wrap=True)
+    table.add_column("bound", justify="right", no_wrap=True)
+    table.add_column("why not first")
+    front = set(pareto(answer.results, PARETO_METRICS))
+    for i, r in enumerate(results):
+        cells = [
+            f"{i + 1}{'*' if i in front else ' '}",
+            r.plan.label + ("" if r.deployable else " (x)"),
+            str(r.plan.engine.token_budget),
+            quantity(r.metrics["e2e_mean_s"], "s"),
+            quantity(r.metrics["ttft_mean_s"], "s"),
+            quantity(r.metrics["tpot_mean_s"], "s"),
+            quantity(r.metrics["energy_j"], "J"),
+        ]
+        if len(table.columns) == 10:
+            cells.append(quantity(r.value, objective.unit))
+        cells.append(quantity(r.bound, objective.unit))
+        cells.append("" if i == 0 else why_lost(r, answer.results[0], objective))
+        table.add_row(*cells)
+    console.print(table)
+    hidden = len(answer.results) - len(results)
+    legend = "* on the Pareto front of latency, energy and price"
+    if any(not r.deployable for r in results):
+        legend += "; (x) no engine runs it today"
+    if hidden > 0:
+        legend += f"; {hidden} more simulated (--all)"
+    console.print(legend, markup=False)
+
+
+def _certificate(console: Any, answer: "Answer") -> None:
+    c = answer.certificate
+    text = (
+        f"{c.feasible} feasible plans: {c.simulated} simulated, {c.excluded_by_bound} excluded because their bound "
+        "cannot win"
+    )
+    if c.excluded_by_slo:
+        text += f", {c.excluded_by_slo} because no scheduler meets the SLO with them"
+    if c.unexamined:
+        text += f", {c.unexamined} not examined"
+    gap = "none" if math.isinf(c.gap) else f"{c.gap:.2%}"
+    _row(console, "certificate", f"{text}; proven gap {gap}")
+
+
+__all__ = ["OBJECTIVES", "to_csv", "to_json", "to_text"]
