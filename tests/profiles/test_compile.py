@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiles.compile import Compiler, compile_plan
+from profiles.device import load_device
 from profiles.engine import EngineProfile, engines, load_engine
 from profiles.errors import InputError
 from profiles.plan import EngineSettings, Plan
+from profiles.power import PowerModel
+from profiles.roofline import Roofline
 from profiles.stepcost import PS
 from tests.profiles.fakes import LAUNCH_S, FakeDevice, FakeOperations, FakePower, link
 from tests.profiles.handmade import (
@@ -365,6 +368,52 @@ def test_encoder_only_has_one_pass_and_no_decode():
     step = compiled(CLIP)
     assert not step.decode_value_ps.any() and not step.decode_slope_ps.any()
     assert not step.chunkable and "head" not in step.head_parts
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("clock", [0, 990])
+@pytest.mark.parametrize("measured", [False, True])
+def test_real_costs_keep_the_contract(kind, clock, measured):
+    """The roofline and the measured tables are less tame than the fake: noisy, tiled, saturating."""
+    device, step = load_device("h100-sxm-80gb"), real(kind, measured, clock)
+    above = (device.tdp_w - device.idle_w) * 2e-3
+    for name in ("local", "shared", "head", "prefill"):
+        times, joules = getattr(step, f"{name}_ps"), getattr(step, f"{name}_nj")
+        assert (np.diff(times, axis=-1) >= 0).all() and (np.diff(joules, axis=-1) >= 0).all()
+        assert (joules <= above * times + 2 + above).all()
+    assert (step.decode_slope_ps >= 0).all() and (step.decode_slope_nj >= 0).all()
+    assert step.local_ps[0, 1] > 1.4e-3 * PS
+    if clock:
+        fast = real(kind, measured, 0)
+        assert (step.shared_ps >= fast.shared_ps - 1).all() and (step.prefill_ps >= fast.prefill_ps - 1).all()
+        assert step.shared_nj[0, -1] < fast.shared_nj[0, -1]
+
+
+@cache
+def silicon():
+    pytest.importorskip("aiconfigurator_core", reason="measured tables are an extra: pip install .[silicon]")
+    from profiles.silicon import Silicon
+
+    return Silicon("h100_sxm", fallback=Roofline(load_device("h100-sxm-80gb")))
+
+
+@cache
+def real(kind, measured, clock):
+    device, model = load_device("h100-sxm-80gb"), EVERY_KIND[kind]
+    return compile_plan(
+        model,
+        Plan(
+            layers_per_stage=(len(model.decoder.layers),), attn_tp=2, ffn_tp=2, clock_mhz=clock, engine=SMALL
+        ),
+        device,
+        silicon() if measured else Roofline(device),
+        link_tensor=link(2),
+        link_ffn=link(2),
+        stage_links=(),
+        engine=load_engine("vllm-v1"),
+        power=PowerModel(device),
+        max_length=LENGTH,
+    )
 
 
 class Counting(FakeOperations):
