@@ -28,7 +28,7 @@ were (A100 0.87 and 0.81, H100 and H200 0.80, B200 0.78, GB200 0.73; stas00/ml-e
 
 BANDWIDTH_SHARE = 0.83
 """Of peak memory bandwidth that streaming weights reaches where the device's file does not say: 139 GB of
-Llama-3.1-70B in 50 ms on H100, the slope of inter-token latency over 1 / TP (vLLM 0.6, published with APEX+)."""
+Llama-3.1-70B in 50 ms on H100, the slope of inter-token latency over 1 / TP (vLLM 0.6, with APEX+)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +111,12 @@ class Device:
         if {"bf16", "fp32"} - set(self.dense_flops) or set(self.dense_flops) - set(FORMAT_BYTES):
             raise ValueError("dense_flops must give bf16 and fp32, and only known formats.")
         positive = (
-            self.memory_bytes, self.bandwidth, self.scaleup_domain, self.scaleup_bandwidth, self.p2p_bandwidth,
-            self.host_bandwidth, self.nic_bandwidth, self.devices_per_node, self.sm_count, self.idle_w,
+            self.memory_bytes, self.bandwidth, self.host_bandwidth, self.nic_bandwidth, self.scaleup_domain,
+            self.scaleup_bandwidth, self.p2p_bandwidth, self.devices_per_node, self.sm_count, self.idle_w,
             *self.dense_flops.values(), *self.matmul_flops.values(),
         )  # fmt: skip
         if min(positive) <= 0 or not 0 < self.bandwidth_share <= 1 or self.idle_w >= self.tdp_w:
-            raise ValueError("Sizes and rates must be positive, shares at most 1, idle below the power limit.")
+            raise ValueError("Sizes and rates must be positive, shares at most 1, idle below tdp_w.")
         clocks = self.clocks_mhz
         if list(clocks) != sorted(set(clocks)) or not clocks or clocks[0] <= 0:
             raise ValueError("clocks_mhz must be positive and ascend.")
@@ -216,7 +216,8 @@ def read_device(path: Path) -> Device:
             sources={name: fact["source"] for name, fact in facts.items() if isinstance(fact, dict)},
         )
     except KeyError as error:
-        raise InputError(f"{path.name}: {key}: {error} is missing or no unit of {', '.join(UNITS)}") from error
+        units = ", ".join(UNITS)
+        raise InputError(f"{path.name}: {key}: {error} is missing or not a unit ({units})") from error
     except (ValueError, TypeError) as error:
         raise InputError(f"{path.name}: {key}: {error}") from error
 
