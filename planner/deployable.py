@@ -1,0 +1,175 @@
+"""Which engine can run a plan today, and why not.
+
+Rules, with the place where each engine states them (vLLM 0.11 and later, SGLang 0.5, TensorRT-LLM 1.x):
+
+================  ============================  ===========================  ============================
+                  vLLM                          SGLang                       TensorRT-LLM
+================  ============================  ===========================  ============================
+dense model       attention and feed-forward    as vLLM                      as vLLM
+                  cut alike (tp)
+MoE, one rank     experts cut by tp, or whole   any tp x ep of the group     any tp x ep of the group
+                  experts over all devices
+MoE, dp           experts over all ranks,       any tp x ep of all ranks     attention tp must be 1
+attention         cut or whole
+replicated        no                            no                           no
+feed-forward
+prompt batching   chunked, mixed                chunked, mixed; prompts      chunked, mixed; whole
+                                                first (default)              prompts, mixed
+formats W/A       bf16, fp32, fp8/fp8,          as vLLM, and int4/int8,      bf16, fp8/fp8, int4/bf16,
+                  fp8/bf16, int8/int8,          int4/fp8                     int4/fp8
+                  int8/bf16, int4/bf16
+KV                bf16, fp8                     bf16, fp8                    bf16, fp8
+layers per stage  VLLM_PP_LAYER_PARTITION       SGLANG_PP_LAYER_PARTITION    first stages hold the rest
+================  ============================  ===========================  ============================
+
+Sources. vLLM: ``serving/expert_parallel_deployment`` and ``serving/data_parallel_deployment`` of its
+documentation (``--enable-expert-parallel`` makes EP = TP x DP; without it the experts of all DP ranks form
+one tensor parallel group, ``FusedMoEParallelConfig.make``), ``features/quantization``. SGLang:
+``advanced_features/dp_dpa_smg_guide`` and ``server_arguments`` (``--enable-dp-attention``, ``tp_size %
+dp_size == 0``, ``moe_tp = tp / ep``), ``--enable-mixed-chunk``. TensorRT-LLM:
+``features/parallel-strategy`` (``moe_tensor_parallel_size x moe_expert_parallel_size ==
+tensor_parallel_size``; ``enable_attention_dp`` replicates attention weights on every device),
+``features/quantization`` (PyTorch backend), ``features/paged-attention-ifb-scheduler``,
+``models/supported-models``. Replicas of a model are separate processes behind a router in all three.
+"""
+
+from profiles.model import Model, MoE
+from profiles.plan import Plan
+
+ENGINES = ("vLLM", "SGLang", "TensorRT-LLM")
+
+_ABSENT = {
+    "vLLM": frozenset({"T5ForConditionalGeneration"}),
+    "SGLang": frozenset(
+        {"BloomForCausalLM", "GPTNeoXForCausalLM", "T5ForConditionalGeneration"},
+    ),
+}
+"""Architectures without a file in ``vllm/model_executor/models`` or ``sglang/srt/models``."""
+
+_TENSORRT_LLM = frozenset(
+    {
+        "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration", "GptOssForCausalLM", "KimiK25ForConditionalGeneration",
+        "LlamaForCausalLM", "Llama4ForConditionalGeneration", "MiniMaxM2ForCausalLM", "MistralForCausalLM",
+        "MixtralForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+        "Qwen3MoeForCausalLM",
+    }
+)  # fmt: skip
+"""Of the families known here, those on its page of supported models."""
+
+_FORMATS = {
+    "vLLM": {
+        ("bf16", "bf16"), ("fp32", "fp32"), ("fp8", "fp8"), ("fp8", "bf16"), ("int8", "int8"),
+        ("int8", "bf16"), ("int4", "bf16"),
+    },
+    "TensorRT-LLM": {("bf16", "bf16"), ("fp8", "fp8"), ("int4", "bf16"), ("int4", "fp8")},
+}  # fmt: skip
+_FORMATS["SGLang"] = _FORMATS["vLLM"] | {("int4", "int8"), ("int4", "fp8")}
+
+_MIXED = {"vllm-v1", "sarathi"}
+_POLICIES = {
+    "vLLM": _MIXED,
+    "SGLang": _MIXED | {"vllm-v0"},
+    "TensorRT-LLM": _MIXED | {"orca"},
+}
+
+
+def deployable(plan: Plan, model: Model) -> dict[str, str]:
+    """The engines that run the plan, and the flags with which they do.
+
+    Examples
+    --------
+    >>> from profiles.huggingface import load_model
+    >>> plan = Plan(layers_per_stage=(32,), attn_dp=8, ffn_ep=8)
+    >>> for engine, flags in deployable(plan, load_model("mixtral-8x7b")).items():
+    ...     print(engine, flags)
+    vLLM --data-parallel-size 8 --enable-expert-parallel
+    SGLang --tp-size 8 --dp-size 8 --enable-dp-attention --ep-size 8
+    TensorRT-LLM --tp_size 8 --ep_size 8 enable_attention_dp
+    """
+    return {engine: words for engine, (runs, words) in verdicts(plan, model).items() if runs}
+
+
+def verdicts(plan: Plan, model: Model) -> dict[str, tuple[bool, str]]:
+    """For every engine whether it runs the plan: with its flags if so, with the reason if not.
+
+    Examples
+    --------
+    >>> from profiles.huggingface import load_model
+    >>> plan = Plan(layers_per_stage=(32,), ffn_dp=2, attn_tp=2)
+    >>> verdicts(plan, load_model("llama-3.1-8b"))["vLLM"]
+    (False, 'vLLM does not replicate the feed-forward inside a model replica')
+    """
+    flags = {"vLLM": _vllm_flags, "SGLang": _sglang_flags, "TensorRT-LLM": _tensorrt_flags}
+    verdict = {}
+    for engine in ENGINES:
+        reason = _common(engine, plan, model) or _layout(engine, plan, model)
+        verdict[engine] = (not reason, reason or flags[engine](plan))
+    return verdict
+
+
+def _common(engine: str, plan: Plan, model: Model) -> str:
+    name = model.architecture
+    if name in _ABSENT.get(engine, ()) or (engine == "TensorRT-LLM" and name not in _TENSORRT_LLM):
+        return f"{engine} does not have {name}"
+    if model.kind != "decoder" and plan.stages > 1:
+        return f"{engine} does not run {model.kind} models in stages"
+    if plan.engine.policy not in _POLICIES[engine]:
+        return f"{engine} does not batch as {plan.engine.policy}"
+    if (plan.weight_format, plan.activation_format) not in _FORMATS[engine]:
+        return f"{engine} has no {plan.weight_format} weights with {plan.activation_format} activations"
+    if plan.kv_format not in ("bf16", "fp8") and plan.kv_format != plan.weight_format:
+        return f"{engine} has no {plan.kv_format} KV cache"
+    if plan.kv_format == "int8":
+        return f"{engine} has no int8 KV cache"
+    return ""
+
+
+def _layout(engine: str, plan: Plan, model: Model) -> str:
+    moe = any(isinstance(block.ffn, MoE) for block in model.decoder.blocks)
+    if plan.ffn_dp > 1:
+        return f"{engine} does not replicate the feed-forward inside a model replica"
+    if plan.attn_dp > 1 and not moe:
+        return f"{engine} shares a dense feed-forward between attention ranks in no mode"
+    if engine == "vLLM" and plan.ffn_ep > 1 and plan.ffn_tp > 1:
+        return "vLLM cuts experts over all devices of a stage or not at all"
+    if engine == "TensorRT-LLM" and plan.attn_dp > 1 and plan.attn_tp > 1:
+        return "TensorRT-LLM has either tensor or data parallel attention"
+    return ""
+
+
+def _vllm_flags(plan: Plan) -> str:
+    return _join(
+        ("--tensor-parallel-size", plan.attn_tp),
+        ("--data-parallel-size", plan.attn_dp),
+        ("--pipeline-parallel-size", plan.stages),
+        ("--enable-expert-parallel", plan.ffn_ep > 1),
+    )
+
+
+def _sglang_flags(plan: Plan) -> str:
+    return _join(
+        ("--tp-size", plan.stage_devices),
+        ("--dp-size", plan.attn_dp),
+        ("--enable-dp-attention", plan.attn_dp > 1),
+        ("--ep-size", plan.ffn_ep),
+        ("--pp-size", plan.stages),
+    )
+
+
+def _tensorrt_flags(plan: Plan) -> str:
+    return _join(
+        ("--tp_size", plan.stage_devices),
+        ("--ep_size", plan.ffn_ep),
+        ("--pp_size", plan.stages),
+        ("enable_attention_dp", plan.attn_dp > 1),
+    )
+
+
+def _join(*flags: tuple[str, int | bool]) -> str:
+    """Flags that differ from their default; a bool is a switch."""
+    return " ".join(
+        name if isinstance(value, bool) else f"{name} {value}"
+        for name, value in flags
+        if value is True or (not isinstance(value, bool) and value > 1)
+    )
