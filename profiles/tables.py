@@ -45,11 +45,11 @@ def sparse_grid(most: int, *extra: int) -> IntArray:
 def integers(points: IntArray, values: FloatArray, unit: float) -> IntArray:
     """Table over 0..points[-1] of ``values`` at ``points`` (from 1 on), 0 at 0, in ``unit`` parts, never
     falling."""
-    raised = np.maximum.accumulate(values) * unit
+    scaled = values * unit
     starts = np.concatenate([[0], points[:-1]])
-    bases = np.concatenate([[0.0], raised[:-1]])
+    bases = np.concatenate([[0.0], scaled[:-1]])
     widths = points - starts
-    slopes = (raised - bases) / widths
+    slopes = (scaled - bases) / widths
     # As np.interp, several times faster: the table can have a million entries.
     beyond = np.arange(1, points[-1] + 1) - np.repeat(starts, widths)
     table = np.zeros(points[-1] + 1, dtype=np.int64)
