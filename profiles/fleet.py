@@ -1,13 +1,15 @@
-"""Fleets: pools of alike nodes, from a small YAML or from flags.
+"""Fleets: pools of alike nodes, from a small YAML file or from flags.
 
 pools:
-  - name: train-leftovers
+  - name: leftovers
     device: h100-sxm-80gb
     nodes: 2
-    devices_per_node: 8
-    free: [8, 3]                  # free devices of each node, default: all
-    inter_node_gbit_s: 400        # per device, default: the device's usual NIC
-    price_usd_per_device_hour: 2.5
+    devices_per_node: 8               # default: of the usual server
+    free: [8, 3]                      # free devices of each node, default: all
+    inter_node_gbit_s: 400            # of one device, default: its usual network adapter
+    inter_node_latency_us: 5          # of one step between nodes
+    price_usd_per_device_hour: 2.5    # default: middle of the offers found
+    power_cap_w: 600                  # of one device, default: as shipped
 """
 
 from dataclasses import dataclass
@@ -18,20 +20,42 @@ from profiles.device import Device, load_device
 from profiles.errors import InputError, nearest
 from profiles.ops import Link
 
-INTRA_LATENCY_S = {"switch": 5e-6, "mesh": 5e-6, "pairs": 8e-6, "pcie": 1e-5}
-"""Seconds per step of a collective inside a node. NCCL all-reduce of nothing takes 8, 10, 14 us on 2, 4, 8
-H100 (APEX+ profiles): about log2(ranks) steps of 5 us; PCIe goes through the host, taken as twice."""
+INTRA_LATENCY_S = {"switch": 0.8e-6, "mesh": 0.8e-6, "pairs": 1.3e-6, "pcie": 1.3e-6}
+"""Of one step of a collective inside a node: what reproduces NCCL on 2, 4, 8 H100 (NVLink) and RTX PRO 6000
+(PCIe) in aiconfigurator-core with the step counts of ``profiles.collectives``."""
 
-INTER_LATENCY_S = 1.5e-5
-"""Seconds per step between nodes over RDMA, launch included; vendor microbenchmarks range from 5 to 20 us."""
+INTER_LATENCY_S = 5e-6
+"""Of one step between nodes: NCCL's own figure for a network (src/graph/tuning.cc: 5.0 us, tree, LL)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Alike nodes of one kind of device.
 
-    ``free[i]`` devices of node i may be used. ``domain``: devices that the scale-up link joins; groups
-    that must talk fast stay inside it. ``inter_bandwidth``: bytes/s of one device to another node.
+    Parameters
+    ----------
+    name
+        Unique in its fleet.
+    device
+        What the nodes hold.
+    nodes, devices_per_node
+        >= 1.
+    free
+        Devices of each node that may be used, 0 to ``devices_per_node``.
+    domain
+        Devices that reach each other without a network: those of a node, or fewer where its scale-up
+        fabric joins fewer, or more where the fabric spans nodes (72 for NVL72).
+    inter_bandwidth, inter_latency_s
+        Of one device to another node: bytes per second in one direction, seconds per step.
+    price_usd_per_device_hour
+        None where no price is known.
+    power_cap_w
+        Board power limit of one device, None as shipped.
+
+    Raises
+    ------
+    ValueError
+        When a number is out of range.
     """
 
     name: str
@@ -41,13 +65,22 @@ class Pool:
     free: tuple[int, ...]
     domain: int
     inter_bandwidth: float
-    price_usd_per_device_hour: float | None
+    inter_latency_s: float = INTER_LATENCY_S
+    price_usd_per_device_hour: float | None = None
+    power_cap_w: float | None = None
 
     def __post_init__(self) -> None:
         if self.nodes < 1 or self.devices_per_node < 1 or self.domain < 1:
             raise ValueError("A pool needs at least one node and one device per node.")
         if len(self.free) != self.nodes or not all(0 <= f <= self.devices_per_node for f in self.free):
             raise ValueError("free must list 0 to devices_per_node devices for every node.")
+        if self.inter_bandwidth <= 0 or self.inter_latency_s < 0:
+            raise ValueError("inter_bandwidth must be positive, inter_latency_s not negative.")
+        cap = self.power_cap_w
+        if cap is not None and not self.device.idle_w < cap <= self.device.tdp_w:
+            raise ValueError(
+                f"power_cap_w must be above {self.device.idle_w:g} and at most {self.device.tdp_w:g}."
+            )
 
     @property
     def devices(self) -> int:
@@ -55,12 +88,32 @@ class Pool:
         return sum(self.free)
 
     def link(self, ranks: int, nodes: int) -> Link:
-        """How a group of ``ranks`` devices on ``nodes`` nodes talks."""
+        """How ``ranks`` devices spread evenly over ``nodes`` nodes reach each other.
+
+        A fabric that spans nodes makes its nodes one. Inside, the rate of one device is: of a switch, full;
+        of a mesh, its links to the other members; of bridged pairs, the bridge for two and PCIe beyond;
+        of PCIe, one link's for two and beyond that what several share at the root.
+
+        Examples
+        --------
+        >>> homogeneous("h100", nodes=2).pools[0].link(16, 2).nodes
+        2
+        >>> homogeneous("gb200", nodes=18).pools[0].link(16, 4).nodes
+        1
+        >>> homogeneous("mi300x").pools[0].link(2, 1).intra_bandwidth / 1e9
+        64.0
+        """
         device = self.device
-        bandwidth = device.scaleup_bandwidth
+        if ranks < 1 or not 1 <= nodes <= ranks:
+            raise ValueError("A group needs at least one rank on every node.")
+        if self.domain > self.devices_per_node:
+            nodes = -(-nodes * self.devices_per_node // self.domain)
         inside = -(-ranks // nodes)
+        bandwidth = device.scaleup_bandwidth
         if device.scaleup_kind == "mesh":
             bandwidth = min(bandwidth, device.p2p_bandwidth * max(1, inside - 1))
+        elif device.scaleup_kind == "pcie" and inside <= 2:
+            bandwidth = device.p2p_bandwidth
         elif device.scaleup_kind == "pairs" and inside > 2:
             bandwidth = device.host_bandwidth
         return Link(
@@ -69,7 +122,7 @@ class Pool:
             intra_bandwidth=bandwidth,
             inter_bandwidth=self.inter_bandwidth,
             intra_latency_s=INTRA_LATENCY_S[device.scaleup_kind],
-            inter_latency_s=INTER_LATENCY_S,
+            inter_latency_s=self.inter_latency_s,
         )
 
 
@@ -78,6 +131,11 @@ class Fleet:
     """What may be used: pools that differ. A plan lives in one pool."""
 
     pools: tuple[Pool, ...]
+
+    def __post_init__(self) -> None:
+        names = [pool.name for pool in self.pools]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("A fleet needs at least one pool, and every pool a name of its own.")
 
 
 def homogeneous(
@@ -88,13 +146,17 @@ def homogeneous(
     Examples
     --------
     >>> pool = homogeneous("h100", gpus=12).pools[0]
-    >>> pool.nodes, pool.free
-    (2, (8, 4))
+    >>> pool.nodes, pool.free, pool.domain
+    (2, (8, 4), 8)
+
+    Raises
+    ------
+    InputError
+        When the device is unknown or a number is below 1.
     """
     kind = load_device(device)
-    per_node = gpus_per_node or kind.devices_per_node
-    if gpus is None:
-        gpus = nodes * per_node
+    per_node = kind.devices_per_node if gpus_per_node is None else gpus_per_node
+    gpus = nodes * per_node if gpus is None else gpus
     if gpus < 1 or per_node < 1:
         raise InputError(f"{gpus} devices, {per_node} per node: both must be at least 1")
     count = -(-gpus // per_node)
@@ -103,96 +165,119 @@ def homogeneous(
 
 
 def _pool(
-    device: Device, *, name: str, nodes: int, per_node: int, free: tuple[int, ...],
-    gbit_s: float | None = None, price: float | None = None,
-) -> Pool:  # fmt: skip
+    device: Device, *, name: str, nodes: int, per_node: int, free: tuple[int, ...], **more: float
+) -> Pool:
+    if device.scaleup_domain > device.devices_per_node:
+        domain = device.scaleup_domain
+    else:
+        fabric = device.scaleup_domain if device.scaleup_kind in ("switch", "mesh") else per_node
+        domain = min(per_node, fabric)
+    bandwidth = more.get("inter_node_gbit_s")
     return Pool(
         name=name,
         device=device,
         nodes=nodes,
         devices_per_node=per_node,
         free=free,
-        domain=min(device.scaleup_domain, per_node),
-        inter_bandwidth=device.nic_bandwidth if gbit_s is None else gbit_s / 8 * 1e9,
-        price_usd_per_device_hour=device.price if price is None else price,
+        domain=domain,
+        inter_bandwidth=device.nic_bandwidth if bandwidth is None else bandwidth / 8 * 1e9,
+        inter_latency_s=more.get("inter_node_latency_us", INTER_LATENCY_S * 1e6) / 1e6,
+        price_usd_per_device_hour=more.get("price_usd_per_device_hour", device.price),
+        power_cap_w=more.get("power_cap_w"),
     )
 
 
 _KEYS = {
-    "name": str,
-    "device": str,
-    "nodes": int,
-    "devices_per_node": int,
-    "free": list,
-    "inter_node_gbit_s": (int, float),
-    "price_usd_per_device_hour": (int, float),
+    "name": "a name",
+    "device": "a device",
+    "nodes": "a whole number above 0",
+    "devices_per_node": "a whole number above 0",
+    "free": "a list of free devices, one number per node",
+    "inter_node_gbit_s": "a number above 0, in Gb/s of one device",
+    "inter_node_latency_us": "a number above 0, in microseconds",
+    "price_usd_per_device_hour": "a number above 0, in dollars per device and hour",
+    "power_cap_w": "a number above 0, in watts of one device",
 }
+"""Keys of a pool, and what each expects."""
 
 
 def load_fleet(path: str | Path) -> Fleet:
-    """The fleet that a YAML file describes.
+    """The fleet that a YAML file describes, see the module.
 
     Raises
     ------
     InputError
-        One line: file, line where known, key, value, what was expected.
+        One line: file, line, key, value, what was expected.
     """
     import yaml
 
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
+        text = Path(path).read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise InputError(f"{path}:{line} not YAML: {getattr(error, 'problem', error)}") from error
+        line = f"{mark.line + 1}:" if mark else ""
+        raise InputError(f"{path}:{line} not YAML: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("pools"), list) or not content["pools"]:
-        raise InputError(f"{path}: expected a list named 'pools'")
-    for key in content:
-        if key != "pools":
-            raise InputError(f"{path}: unknown key {key!r}, {nearest(str(key), ['pools'])}")
-    pools = tuple(_read_pool(f"{path}: pools[{i}]", entry) for i, entry in enumerate(content["pools"]))
-    names = [pool.name for pool in pools]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{path}: two pools are named {name!r}")
-    return Fleet(pools=pools)
+        raise InputError(f"{path}: expected a list of pools under the key 'pools'")
+    for key_node, value_node in tree.value:
+        if key_node.value != "pools":
+            hint = nearest(key_node.value, ["pools"])
+            raise InputError(f"{path}:{key_node.start_mark.line + 1}: unknown key {key_node.value!r}, {hint}")
+        pools = tuple(
+            _read_pool(str(path), node, entry)
+            for node, entry in zip(value_node.value, content["pools"], strict=True)
+        )
+    try:
+        return Fleet(pools=pools)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
-def _read_pool(where: str, entry: Any) -> Pool:
+def _read_pool(path: str, node: Any, entry: Any) -> Pool:
+    first = f"{path}:{node.start_mark.line + 1}"
     if not isinstance(entry, dict):
-        raise InputError(f"{where}: expected keys and values, got {entry!r}")
+        raise InputError(f"{first}: {entry!r} is no pool, expected keys and values")
+    lines: dict[str, int] = {}
+    for key_node, _ in node.value:
+        line = key_node.start_mark.line + 1
+        if key_node.value in lines:
+            raise InputError(f"{path}:{line}: key {key_node.value!r} is there twice")
+        lines[str(key_node.value)] = line
     for key, value in entry.items():
+        where = f"{path}:{lines.get(str(key), node.start_mark.line + 1)}"
         if key not in _KEYS:
             raise InputError(f"{where}: unknown key {key!r}, {nearest(str(key), _KEYS)}")
-        if not isinstance(value, _KEYS[key]) or isinstance(value, bool):
-            raise InputError(f"{where}.{key}: {value!r} is not {_words(_KEYS[key])}")
-        if isinstance(value, (int, float)) and value <= 0:
-            raise InputError(f"{where}.{key}: {value!r} must be above 0")
+        if not _fits(key, value):
+            raise InputError(f"{where}: {key}: {value!r} is not {_KEYS[key]}")
     if "device" not in entry:
-        raise InputError(f"{where}: 'device' is missing")
+        raise InputError(f"{first}: 'device' is missing")
     try:
         device = load_device(entry["device"])
     except InputError as error:
-        raise InputError(f"{where}.device: {error}") from error
+        raise InputError(f"{path}:{lines['device']}: device: {error}") from error
     nodes, per_node = entry.get("nodes", 1), entry.get("devices_per_node", device.devices_per_node)
-    free = tuple(entry.get("free", [per_node] * nodes))
-    if len(free) != nodes or not all(isinstance(f, int) and 0 <= f <= per_node for f in free):
-        raise InputError(
-            f"{where}.free: {list(free)!r} must list 0 to {per_node} devices for each of {nodes} nodes"
-        )
-    return _pool(
-        device,
-        name=entry.get("name", device.name),
-        nodes=nodes,
-        per_node=per_node,
-        free=free,
-        gbit_s=entry.get("inter_node_gbit_s"),
-        price=entry.get("price_usd_per_device_hour"),
-    )
+    free = entry.get("free", [per_node] * nodes)
+    if len(free) != nodes or max(free) > per_node:
+        need = f"{nodes} numbers from 0 to {per_node}"
+        raise InputError(f"{path}:{lines.get('free', 0)}: free: {free!r} is not {need}, one for each node")
+    numbers = {key: float(entry[key]) for key in entry if key.startswith(("inter_", "price_", "power_"))}
+    try:
+        name = entry.get("name", device.name)
+        return _pool(device, name=name, nodes=nodes, per_node=per_node, free=tuple(free), **numbers)
+    except ValueError as error:
+        raise InputError(f"{first}: {error}") from error
 
 
-def _words(kind: Any) -> str:
-    return {str: "a word", int: "a whole number", list: "a list"}.get(kind, "a number")
+def _fits(key: str, value: Any) -> bool:
+    """Whether a value has the type and range that ``_KEYS`` words."""
+    if key in ("name", "device"):
+        return isinstance(value, str) and bool(value)
+    if key == "free":
+        return isinstance(value, list) and bool(value) and all(type(v) is int and v >= 0 for v in value)
+    if key in ("nodes", "devices_per_node"):
+        return type(value) is int and value > 0
+    return type(value) in (int, float) and 0 < value < float("inf")
