@@ -94,7 +94,7 @@ class Evaluator:
         return self.compilers[candidate.pool].compile(
             plan,
             link_tensor=pool.link(plan.attn_tp, placed.tensor_nodes),
-            link_ffn=pool.link(plan.stage_devices, placed.ffn_nodes),
+            link_ffn=pool.link(plan.ffn_tp * plan.ffn_ep, placed.ffn_nodes),
             stage_links=tuple(pool.link(2, 2 if crosses else 1) for crosses in placed.crossings),
             max_length=self.max_length,
         )

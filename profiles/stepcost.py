@@ -18,8 +18,9 @@ of all ranks that are in the batch. Between stage p and p + 1 pass ``send_ps[p, 
 
 All are integers, so that a stretch of iterations can be summed in closed form and equals stepping bit
 for bit. Every table is non-decreasing along tokens and decode along S (slopes >= 0, values join without
-a jump). Energy tables have the same shapes: nanojoules of *all* devices of the replica above their idle
-power, so ``energy = idle_w * time + sum of the tables``.
+a jump). Energy tables have the same shapes: nanojoules above idle power, of the devices that take part:
+those of one attention rank for local, decode and prefill (to be summed over ranks), all of a stage for
+shared and head, both stages for send. So ``energy = idle_w * time + sum of the tables``.
 """
 
 from dataclasses import dataclass, field
@@ -90,9 +91,9 @@ class StepCost:
     @property
     def max_tokens(self) -> int:
         """N: most new tokens of one rank in one iteration that the tables cover."""
-        return self.local_ps.shape[1] - 1
+        return int(self.local_ps.shape[1]) - 1
 
     @property
     def max_length(self) -> int:
         """L: longest sequence, prompt and output together, that the tables cover."""
-        return self.prefill_ps.shape[1] - 1
+        return int(self.prefill_ps.shape[1]) - 1

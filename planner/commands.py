@@ -1,0 +1,245 @@
+"""What the commands do: options to a question, a question to text. One function per command."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.question import Question, parse_axes, parse_pairs, parse_slo, plan_from_axes
+from profiles.errors import InputError, nearest
+from profiles.fleet import Fleet
+
+Progress = Callable[[str], None]
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """Text for stdout and the exit status."""
+
+    text: str
+    exit_code: int = 0
+
+
+def optimize(options: Options, *, progress: Progress) -> Reply:
+    """``zenith optimize``. Status 3 when every plan misses an SLO: the answer then shows the nearest."""
+    from planner import pipeline
+
+    started = time.monotonic()
+    question = _question(options, progress)
+    answer = pipeline.optimize(
+        question,
+        max_simulations=options["max_simulations"],
+        time_limit_s=options["time_limit"],
+        everything=options["exhaustive"],
+        workers=options["workers"] or os.cpu_count() or 1,
+        tables=options["tables"],
+        silicon=not options["no_silicon"],
+        progress=progress,
+    )
+    progress(f"done in {time.monotonic() - started:.1f} s")
+    return _reply(answer, options, top=None if options["list_all"] else options["top"])
+
+
+def simulate(options: Options, *, progress: Progress) -> Reply:
+    """``zenith simulate``."""
+    from planner import pipeline
+
+    question = _question(options, progress)
+    plan = plan_from_axes(question.model, parse_axes(options["plan"]), _defaults(question))
+    answer = pipeline.simulate_plan(
+        question, plan, tables=options["tables"], silicon=not options["no_silicon"]
+    )
+    return _reply(answer, options, top=None)
+
+
+def _reply(answer: Any, options: Options, *, top: int | None) -> Reply:
+    from planner import report
+
+    if options["output"]:
+        write_whole(options["output"], report.to_json(answer) + "\n")
+    if options["as_json"]:
+        text = report.to_json(answer)
+    elif options["as_csv"]:
+        text = report.to_csv(answer).rstrip("\n")
+    else:
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        text = report.to_text(answer, top=top, colour=colour)
+    met = bool(answer.results) and answer.results[0].meets_slos
+    return Reply(text=text, exit_code=0 if met else 3)
+
+
+def _question(options: Options, progress: Progress) -> Question:
+    from profiles.huggingface import load_model
+    from traces.read import read_trace
+
+    model = load_model(options["model_name"])
+    fleet = _fleet(options)
+    slos = tuple(parse_slo(text) for text in options["slos"])
+    read = read_trace(options["trace_file"], skip_bad_rows=options["skip_bad_rows"])
+    if read.dropped:
+        progress(f"{options['trace_file']}: {read.dropped} bad rows dropped")
+    chosen: dict[str, Any] = {}
+    for option, field in (
+        ("policies", "policies"),
+        ("token_budgets", "token_budgets"),
+        ("max_seqs", "max_seqs"),
+        ("clocks", "clocks"),
+    ):
+        if options.get(option):
+            chosen[field] = tuple(options[option])
+    for option in ("deployable", "use_all_devices", "cross_node_tensor"):
+        if option in options:
+            chosen[option] = options[option]
+    if options.get("formats"):
+        chosen |= _formats(options["formats"])
+    return Question(
+        model=model,
+        fleet=fleet,
+        trace=read.trace,
+        objective=options["objective"],
+        slos=slos,
+        fix=parse_axes(options.get("fix") or ""),
+        forbid=parse_pairs(options.get("forbid") or ""),
+        engine=options["engine"],
+        gpu_memory_utilization=options["gpu_memory_utilization"],
+        block_size=options["block_size"],
+        preemption=options["preemption"],
+        queue=options["queue"],
+        routing=options["routing"],
+        seed=options["seed"],
+        **chosen,
+    )
+
+
+def _formats(text: str) -> dict[str, tuple[str, ...]]:
+    """``weights=bf16|fp8,kv=fp8`` as fields of the question."""
+    fields = {"weights": "weight_formats", "activations": "activation_formats", "kv": "kv_formats"}
+    chosen = {}
+    for part in text.split(","):
+        name, equals, values = part.partition("=")
+        if name.strip() not in fields or not equals:
+            raise InputError(f"--formats {part!r}: expected NAME=A|B, {nearest(name.strip(), fields)}")
+        words = {"fp16": "bf16", "half": "bf16"}
+        chosen[fields[name.strip()]] = tuple(
+            words.get(value.strip(), value.strip()) for value in values.split("|")
+        )
+    return chosen
+
+
+def _fleet(options: Options) -> Fleet:
+    from profiles.fleet import homogeneous, load_fleet
+
+    if options["fleet_file"]:
+        if options["device"] or options["gpus"] or options["nodes"]:
+            raise InputError("--fleet replaces --device, --gpus and --nodes: give one or the other")
+        return load_fleet(options["fleet_file"])
+    if not options["device"]:
+        raise InputError("which devices? give --device with --gpus or --nodes, or --fleet FILE")
+    if options["gpus"] and options["nodes"]:
+        raise InputError("--gpus counts devices, --nodes whole nodes: give one of them")
+    if not options["gpus"] and not options["nodes"]:
+        raise InputError("how many devices? give --gpus or --nodes")
+    if options["gpus"]:
+        return homogeneous(
+            options["device"], gpus=options["gpus"], gpus_per_node=options["gpus_per_node"]
+        )
+    return homogeneous(options["device"], nodes=options["nodes"], gpus_per_node=options["gpus_per_node"])
+
+
+def _defaults(question: Question) -> Any:
+    """Formats and engine settings of a plan whose axes do not name them."""
+    from dataclasses import replace
+
+    base = plan_from_axes(question.model, {})
+    return replace(base, engine=question.settings())
+
+
+def devices(*, as_json: bool) -> str:
+    """``zenith devices``: a line each, with what its times and its power rest on."""
+    from profiles.device import known_devices, load_device
+    from profiles.power import PowerModel
+    from profiles.silicon import coverage, silicon_available
+
+    rows = []
+    for name in known_devices():
+        device = load_device(name)
+        measured: dict[str, str] = {}
+        if device.silicon_system and silicon_available():
+            measured = {row.operation: f"{row.engine} {row.version}" for row in coverage(device.silicon_system)}
+        rows.append(
+            {
+                "name": device.name,
+                "aliases": list(device.aliases),
+                "memory_bytes": device.memory_bytes,
+                "bandwidth_bytes_per_s": device.bandwidth,
+                "flops": dict(device.dense_flops),
+                "tdp_w": device.tdp_w,
+                "idle_w": device.idle_w,
+                "price_usd_per_hour": device.price_usd_per_hour,
+                "measured_operations": measured,
+                "power_fitted_on": PowerModel(device).fitted_on,
+                "sources": dict(device.sources),
+            }
+        )
+    if as_json:
+        return json.dumps({"devices": rows}, indent=2)
+    lines = [f"{'device':<19}{'memory':>10}{'bandwidth':>11}{'bf16':>8}{'fp8':>7}{'board':>7}{'$/h':>12}  times from"]
+    for row in rows:
+        price = row["price_usd_per_hour"]
+        flops = row["flops"]
+        lines.append(
+            f"{row['name']:<19}{row['memory_bytes'] / 2**30:>6.1f} GiB{row['bandwidth_bytes_per_s'] / 1e12:>6.2f} TB/s"
+            f"{flops['bf16'] / 1e12:>6.0f} T{(f'{flops["fp8"] / 1e12:.0f} T' if 'fp8' in flops else '-'):>7}"
+            f"{row['tdp_w']:>5.0f} W{(f'{price[0]:g}-{price[1]:g}' if price else 'none'):>12}  "
+            + (f"{len(row['measured_operations'])} measured operations" if row["measured_operations"] else "roofline")
+        )
+    lines.append("T: 1e12 dense FLOP/s. Sources of every figure: --json and docs/devices.md")
+    return "\n".join(lines)
+
+
+def models(words: tuple[str, ...], *, as_json: bool) -> str:
+    """``zenith models``: known models whose name holds every word."""
+    from dataclasses import asdict
+
+    from profiles.huggingface import known_models
+
+    records = [r for r in known_models() if all(word.lower() in r.name.lower() for word in words)]
+    if not records:
+        raise InputError(f"no known model has {' '.join(words)!r} in its name; zenith models lists all")
+    if as_json:
+        return json.dumps({"models": [asdict(record) for record in records]}, indent=2, default=str)
+    lines = [f"{'model':<46}{'kind':<16}{'parameters':>11}{'active':>9}{'KV/token':>10}{'positions':>10}"]
+    lines += [
+        f"{r.name:<46}{r.kind:<16}{r.parameters / 1e9:>10.2f}B{r.active_parameters / 1e9:>8.2f}B"
+        f"{r.kv_bytes_per_token / 1024:>6.0f} KiB{r.max_positions:>10}"
+        for r in records
+    ]
+    lines.append("KV/token: all layers in bf16. Any config.json of these architectures works too: docs/models.md")
+    return "\n".join(lines)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file wholly or not at all.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise InputError(f"{path}: {error.strerror}") from error
