@@ -4,10 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations import relaxations as rx
-from formulations.relaxations import FloatArray, IntArray
+from formulations import hulls
+from formulations.hulls import FloatArray, IntArray
 from profiles.stepcost import PS
 from traces.trace import Trace
+
+SAFE = 1.0 - 1e-9
+"""Against the roundings of sums over a trace; the work itself is in integer picoseconds."""
 
 
 class TraceStats:
@@ -54,13 +57,13 @@ class Tables:
     """
 
     scale: float
-    local: IntArray  # [N + 1]
-    shared: IntArray  # [T + 1]
-    head: IntArray  # [M + 1]
-    value: IntArray  # [B + 1, K]
-    slope: IntArray
+    local: FloatArray  # [N + 1]
+    shared: FloatArray  # [T + 1]
+    head: FloatArray  # [M + 1]
+    value: FloatArray  # [B + 1, K]
+    slope: FloatArray
     knots: IntArray
-    launch: int
+    launch: float
     prompt: FloatArray  # [longest + 1]
 
 
@@ -68,8 +71,8 @@ class Tables:
 class Shares:
     """What each event pays of the iterations it is in; together they pay at most all of it.
 
-    ``prompt[x]`` for a prompt of x tokens, ``decode[c]`` for a later token that reads c; besides,
-    ``constant`` for each token of any one request of choice (0 where the constants are split).
+    ``prompt[x]`` for a prompt of x tokens, ``decode[c]`` for a later token that reads c. ``constant`` is
+    what every iteration costs besides (0 where it is split among the events).
     """
 
     prompt: IntArray
@@ -87,60 +90,73 @@ class ShareMaker:
     """Splits the cost of iterations among events in several ways, all valid for any schedule.
 
     Proof: replace each table by a line or plane below it with non-negative coefficients (hull lemma in
-    ``formulations.relaxations``). Terms linear in tokens, sequences and tokens read belong to events.
+    ``formulations.hulls``). Terms linear in tokens, sequences and tokens read belong to events.
     Constants, one per iteration, are split by theta, which adds up to at most 1 over the events of a
     rank in one iteration by F2 and F3: tokens held / M ("memory"), new tokens / N ("tokens"), or
-    1 / max_seqs ("sequences"). Or they are all paid by one request, which has at most one event in an
-    iteration by F1 ("longest"). A later token may also come from a recomputation of its context, so it
+    1 / max_seqs ("sequences"). A later token may also come from a recomputation of its context, so it
     pays the lesser of the two.
     """
 
-    SPLITS = ("memory", "tokens", "sequences", "longest")
+    SPLITS = ("memory", "tokens", "sequences")
 
     def __init__(self, tables: Tables, limits: Limits, stats: TraceStats) -> None:
         self.tables, self.limits, self.stats = tables, limits, stats
         local, shared = tables.local, tables.shared
         if limits.ranks == 1:  # both are functions of the same n: one hull is tighter than two
-            local, shared = local + shared[: len(local)], np.zeros(2, np.int64)
-        self.local = rx.lines_below(local[1:])
-        self.shared = rx.lines_below(shared[1:])
-        self.head = rx.lines_below(tables.head[1:])
+            local, shared = local + shared[: len(local)], np.zeros(2)
+        self.local = hulls.lines_below(local[1:])
+        self.shared = hulls.lines_below(shared[1:])
+        self.head = hulls.lines_below(tables.head[1:])
         by_memory, by_sequences = stats.read / limits.kv, stats.decodes / limits.sequences
         self.decode_memory = by_memory >= by_sequences
-        self.plane = rx.decode_plane(
+        self.plane = hulls.decode_plane(
             tables.value, tables.slope, tables.knots, sequences=limits.sequences, smallest=stats.smallest,
             longest=stats.longest, capacity=limits.kv, iterations=max(by_memory, by_sequences),
             decodes=stats.decodes, read=stats.read,
         ) if stats.decodes else (0.0, 0.0, 0.0)  # fmt: skip
 
     def split(self, by: str) -> Shares:
-        """Shares by "memory", "tokens", "sequences" or "longest", with the lines best for the whole trace."""
-        tables, limits, stats = self.tables, self.limits, self.stats
+        """Constants split by one of ``SPLITS``, with the lines best for the whole trace."""
+        limits, stats = self.limits, self.stats
         x = np.arange(stats.longest + 1, dtype=np.float64)
-        by_share: dict[str, tuple[FloatArray | float, FloatArray | float, float]] = {
-            "memory": (x / limits.kv, x / limits.kv, stats.held / limits.kv),
-            "tokens": (x / limits.tokens, 1 / limits.tokens, stats.tokens / limits.tokens),
-            "sequences": (1 / limits.sequences, 1 / limits.sequences, stats.events / limits.sequences),
-            "longest": (0.0, 0.0, float(stats.most_output[0])),
-        }
-        theta_prompt, theta_decode, rounds = by_share[by]
-        scale = tables.scale
-        if by == "longest":  # the iteration pays the constant of local once, whatever the other ranks do
-            a0, a1 = rx.best_line(self.local, rounds, scale * stats.tokens)
+        if by == "memory":
+            return self._shares(x / limits.kv, x / limits.kv, stats.held / limits.kv, whole=False)
+        if by == "tokens":
+            return self._shares(
+                x / limits.tokens, 1 / limits.tokens, stats.tokens / limits.tokens, whole=False
+            )
+        theta = 1 / limits.sequences
+        return self._shares(theta, theta, stats.events * theta, whole=False)
+
+    def whole(self, rounds: float) -> Shares:
+        """Constants left whole, with the lines best when the trace takes ``rounds`` iterations."""
+        return self._shares(0.0, 0.0, rounds, whole=True)
+
+    def _shares(
+        self,
+        theta_prompt: FloatArray | float,
+        theta_decode: FloatArray | float,
+        rounds: float,
+        *,
+        whole: bool,
+    ) -> Shares:
+        tables, limits, stats, scale = self.tables, self.limits, self.stats, self.tables.scale
+        if whole:  # one rank at least pays the constant of local whole, the slowest in time
+            a0, a1 = hulls.best_line(self.local, rounds, scale * stats.tokens)
         else:
-            a0, a1 = rx.best_line(self.local, rounds, stats.tokens)
+            a0, a1 = hulls.best_line(self.local, rounds, stats.tokens)
             rounds /= limits.ranks
-        s0, s1 = rx.best_line(self.shared, rounds, stats.tokens)
-        h0, h1 = rx.best_line(self.head, rounds, stats.events)
+        s0, s1 = hulls.best_line(self.shared, rounds, stats.tokens)
+        h0, h1 = hulls.best_line(self.head, rounds, stats.events)
         u, v, w = self.plane
-        theta = x / limits.kv if self.decode_memory else 1 / limits.sequences
-        split = scale * a0 + (s0 + h0) / limits.ranks
+        x = np.arange(stats.longest + 1, dtype=np.float64)
         prompt = scale * (a1 * x + tables.prompt + tables.launch * x / limits.tokens) + s1 * x + h1
-        prompt = prompt + split * theta_prompt
+        theta = x / limits.kv if self.decode_memory else 1 / limits.sequences
         decode = scale * (a1 + u * theta + v + w * np.maximum(x - stats.smallest, 0)) + s1 + h1
-        decode = np.minimum(decode + split * theta_decode, prompt)
+        constant = scale * a0 + (s0 + h0) / limits.ranks
+        prompt += constant * theta_prompt
         return Shares(
-            prompt=rx.floor_int(prompt),
-            decode=rx.floor_int(decode),
-            constant=int((a0 + s0 + h0) * rx.ROUNDING) if by == "longest" else 0,
+            prompt=hulls.floor_int(prompt),
+            decode=hulls.floor_int(np.minimum(decode + constant * theta_decode, prompt)),
+            constant=int((a0 + s0 + h0) * hulls.ROUNDING) if whole else 0,
         )

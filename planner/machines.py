@@ -1,0 +1,216 @@
+"""Serving a whole trace, relaxed to jobs on one machine; ``planner.bounds`` states the facts F1 to F4."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from formulations import hulls
+from formulations import relaxations as rx
+from formulations.hulls import IntArray
+from planner.alone import Alone
+from planner.shares import Limits, ShareMaker, Shares, Tables, TraceStats
+from profiles.stepcost import StepCost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Machine:
+    """A one-machine relaxation: request i has ``work[i]`` ps (``prompts[i]`` of it for its first token), can
+    start ``lead`` after its arrival, and its last token leaves ``tail`` after the end of its work."""
+
+    name: str
+    work: IntArray
+    prompts: IntArray
+    lead: int = 0
+    tail: int = 0
+    stage: int = -1
+    shares: Shares | None = None
+
+
+class Machines:
+    """The one-machine relaxations of one replica's stages; with R replicas the machine has speed R."""
+
+    def __init__(self, step: StepCost, limits: Limits, stats: TraceStats, alone: Alone) -> None:
+        self.step, self.limits, self.stats, self.alone = step, limits, stats, alone
+
+    @cached_property
+    def _twins(self) -> list[int]:
+        """For each stage the first with the same tables."""
+        step, twins = self.step, []
+        tables = (step.local_ps, step.shared_ps, step.prefill_ps, step.prefill_launch_ps,
+                  step.decode_value_ps, step.decode_slope_ps)  # fmt: skip
+        for p in range(step.stages):
+            same = (q for q in range(p) if all(np.array_equal(t[p], t[q]) for t in tables))
+            twins.append(p if p == step.stages - 1 else next(same, p))
+        return twins
+
+    @cached_property
+    def _stages(self) -> list[tuple[int, int, int]]:
+        """Stages that differ, each with the least time of an iteration before and after it."""
+        step = self.step
+        shortest = [int(v) for v in step.local_ps[:, 1] + step.shared_ps[:, 1]]
+        shortest[-1] += int(step.head_ps[1])
+        sends = [int(v) for v in step.send_ps[:, 1]]
+        return [
+            (p, sum(shortest[:p]) + sum(sends[:p]), sum(shortest[p + 1 :]) + sum(sends[p:]))
+            for p in sorted(set(self._twins))
+        ]
+
+    @cached_property
+    def _makers(self) -> dict[int, ShareMaker]:
+        return {p: self._maker(p) for p, _, _ in self._stages}
+
+    def _maker(self, p: int) -> ShareMaker:
+        step = self.step
+        own = step.prefill_ps[p, : self.stats.longest + 1]
+        tables = Tables(
+            scale=1 / step.ranks,
+            local=step.local_ps[p].astype(np.float64),
+            shared=step.shared_ps[p].astype(np.float64),
+            head=step.head_ps.astype(np.float64) * (p == step.stages - 1),
+            value=step.decode_value_ps[p].astype(np.float64),
+            slope=step.decode_slope_ps[p].astype(np.float64),
+            knots=step.knots,
+            launch=int(step.prefill_launch_ps[p]),
+            prompt=(own - own[0]).astype(np.float64),
+        )
+        return ShareMaker(tables, self.limits, self.stats)
+
+    @cached_property
+    def all(self) -> list[Machine]:
+        """Relaxations of the whole trace.
+
+        Per stage (F4) three ways to split constants. Two more hold for all iterations in flight together:
+        KV memory x time, and places for sequences x time, of which a request fills one for as long as its
+        iterations last, out of stages * ranks * max_seqs.
+        """
+        step, stats, limits = self.step, self.stats, self.limits
+        found = []
+        for p, lead, tail in self._stages:
+            maker = self._makers[p]
+            for by in ShareMaker.SPLITS:
+                shares = maker.split(by)
+                found.append(
+                    Machine(
+                        name=f"work of stage {p + 1}, iterations counted by {by}",
+                        work=shares.work(stats),
+                        prompts=shares.prompt[stats.prompt],
+                        lead=lead,
+                        tail=tail,
+                        stage=p,
+                        shares=shares,
+                    )
+                )
+        area = self._area
+        found.append(
+            Machine(name="KV memory x time", work=area.work(stats), prompts=area.prompt[stats.prompt])
+        )
+        places = step.stages * limits.ranks * limits.sequences
+        found.append(
+            Machine(
+                name="places x time", work=self.alone.e2e_ps // places, prompts=self.alone.ttft_ps // places
+            )
+        )
+        return found
+
+    @cached_property
+    def _area(self) -> Shares:
+        """KV tokens x time over capacity, per event.
+
+        Proof: a decode holds c tokens for its whole iteration. A prompt or recomputation of c tokens holds
+        them in its last iteration, and what it has so far while each chunk c_j runs, at least rho c_j long
+        with rho the least time per token: together at least rho c^2 / 2.
+        """
+        c = np.arange(self.stats.longest + 1, dtype=np.float64)
+        capacity = float(self.limits.kv * self.limits.ranks)
+        rho = float((self.alone.chunk_ps[1:] / np.arange(1, len(self.alone.chunk_ps))).min())
+        prompt = c * np.maximum(float(self.alone.chunk_ps[1]), rho * c / 2)
+        decode = np.minimum(c * self.alone.decode_ps, prompt)
+        return Shares(
+            prompt=hulls.floor_int(prompt / capacity), decode=hulls.floor_int(decode / capacity), constant=0
+        )
+
+    def lag_ps(self, machine: Machine, work: IntArray, prompts: bool) -> float:
+        """Least sum over requests of (last or first token) - (mean time of its work on the stage), in ps.
+
+        Proof: spread each share evenly over its iteration in the stage: the total rate stays at or below 1.
+        Its mean time is then half that iteration, and ``tail``, before the event's token, and all later
+        events follow one another (F1). A recomputation's share, spread over its chunks, is on average at
+        least half of that share before its end, because no chunk is shorter than its share.
+        """
+        shares, stats = machine.shares, self.stats
+        assert shares is not None
+        first = shares.prompt[stats.prompt].astype(np.float64)
+        if prompts:
+            return float((first / 2 + machine.tail).sum())
+        own = self.alone.stage_decode_ps(machine.stage)
+        until_token = np.minimum(own, shares.prompt) / 2 + machine.tail
+
+        done = self.alone.event_ps.astype(np.float64)
+        share = shares.decode.astype(np.float64)
+        amount, moment = np.cumsum(share), np.cumsum(share * (until_token - done))
+        begin, end = stats.prompt, stats.last
+        total = (amount[end] - amount[begin]) * done[end] + moment[end] - moment[begin]
+        total += first * (first / 2 + machine.tail + done[end] - done[begin])
+        # Prefix sums over the contexts lose at most this much to rounding.
+        total -= (
+            4 * np.finfo(np.float64).eps * len(share) * float(np.cumsum(share * (until_token + done))[-1])
+        )
+        return float((np.maximum(total, 0) / np.maximum(work, 1)).sum())
+
+    def busiest(self) -> Machine:
+        """The stage and split with the most work."""
+        return max((m for m in self.all if m.shares), key=lambda m: float(m.work.sum()))
+
+    def busy_ps(self) -> float:
+        """Least time that iterations take in all stages and between them, summed over iterations.
+
+        Proof: it is at least the work of all stages. Every policy here is work-conserving, so some iteration
+        is in flight while a request is unfinished: at least for the union of their times alone.
+        """
+        stats = self.stats
+        most = {p: 0.0 for p, _, _ in self._stages}
+        for machine in self.all:
+            if machine.shares:
+                most[machine.stage] = max(most[machine.stage], float(machine.work.sum()))
+        end = np.maximum.accumulate(stats.arrival + self.alone.e2e_ps)
+        gaps = np.maximum(stats.arrival[1:] - end[:-1], 0)
+        union = float(end[-1] - stats.arrival[0] - gaps.sum())
+        return max(union, sum(most[p] for p in self._twins))
+
+    def longest_end_ps(self, replicas: int) -> int:
+        """Earliest end when the request with the most tokens pays the constant of all its iterations (F1),
+        besides everyone's own work."""
+        stats, ends = self.stats, []
+        for p, lead, tail in self._stages:
+            shares = self._makers[p].whole(float(stats.most_output[0]))
+            extra = shares.constant * stats.most_output
+            ends.append(tail + rx.latest_end(stats.arrival + lead, shares.work(stats), replicas, extra))
+        return max(ends)
+
+    def priced_flow_ps(self, replicas: int, until: IntArray) -> float:
+        """Best bound found on the sum of E2E by pricing time of the busiest stage before one of ``until``.
+
+        The lines below the tables suit iterations as long as a lone decode, or three times that.
+        """
+        stats, alone, p = self.stats, self.alone, self.busiest().stage
+        own = alone.stage_decode_ps(p)
+        elsewhere = next(lead + tail for q, lead, tail in self._stages if q == p)
+        if stats.decodes == 0:
+            return 0.0
+        step_ps = max(1, int(own[(stats.smallest + stats.longest) // 2]))
+        best = 0.0
+        for end in until:
+            span = float(end - stats.arrival[0]) * replicas
+            for pace in (1.0, 3.0):
+                shares = self._makers[p].whole(span / (pace * step_ps))
+
+                def value(log_price: float, shares: Shares = shares, end: int = int(end)) -> float:
+                    return rx.priced_flow(
+                        2.0**log_price, end, replicas, shares.constant, stats.arrival, stats.prompt,
+                        stats.last, alone.e2e_ps, alone.prompt_ps, shares.prompt, own, shares.decode,
+                        elsewhere,
+                    )  # fmt: skip
+
+                best = max(best, rx.peak(value, -4.0, 12.0, 9))
+        return best
