@@ -17,6 +17,7 @@ _STATUS = {
 def _solver(limits: Limits) -> cp_model.CpSolver:
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = limits.time_s
+    solver.parameters.max_deterministic_time = limits.work
     solver.parameters.num_workers = limits.workers
     solver.parameters.random_seed = limits.seed
     return solver

@@ -20,9 +20,13 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When a solver gives up, and what makes its answer repeatable. One worker is deterministic."""
+    """When a solver gives up, and what makes its answer repeatable. One worker is deterministic.
+
+    ``work`` is a limit in CP-SAT's deterministic seconds, the same on every machine.
+    """
 
     time_s: float = 60.0
+    work: float = float("inf")
     workers: int = 1
     seed: int = 0
 
@@ -129,8 +133,9 @@ class PlacementSolution:
     """How many devices of each node every tensor group takes.
 
     ``counts[replica][stage][group][node]``. ``split``: nodes that tensor groups touch beyond their first,
-    summed. ``crossings``: hand-overs between consecutive stages of a replica that leave a node.
-    ``proven``: no placement has less of ``split``, or as much of it and fewer ``crossings``.
+    and those that stages of several groups touch beyond theirs, summed. ``crossings``: hand-overs between
+    consecutive stages of a replica that leave a node. OPTIMAL: none has less split, or as much of it and
+    fewer crossings.
     """
 
     status: Status
