@@ -91,7 +91,8 @@ def _least_power(
     ratios = [_ratio(nj, ps) for nj, ps in pairs]
     ratios.append(_ratio(np.array([energy.launch]), np.array([time.launch])))
     ratios += [_chunk_power(ps, nj) for ps, nj in zip(step.prefill_ps, step.prefill_nj, strict=True)]
-    return min(ratios) * (1 - 1e-9)
+    least = min(ratios) * (1 - 1e-9)
+    return least if np.isfinite(least) else 0.0
 
 
 def _chunks_nj(step: StepCost, stats: TraceStats, power: float) -> FloatArray:
@@ -104,7 +105,8 @@ def _chunks_nj(step: StepCost, stats: TraceStats, power: float) -> FloatArray:
     count = stats.longest + 1
     total = np.zeros(count)
     for time, energy in zip(step.prefill_ps, step.prefill_nj, strict=True):
-        by_time = (_chunk_power(time, energy) - power) * (time[:count] - time[0])
+        above = _chunk_power(time, energy) - power
+        by_time = above * (time[:count] - time[0]) if np.isfinite(above) else 0.0
         epsilon = 0.0 if power else float(np.diff(energy[:count]).min())
         total += np.maximum(by_time, epsilon * np.arange(count))
     return total
