@@ -6,14 +6,14 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from planner.objective import OBJECTIVES, Objective
+from planner.objective import Objective
 from planner.ranking import PlanResult, bottleneck, pareto, split_latency, why_lost
 from profiles.plan import Plan
 
 if TYPE_CHECKING:
     from planner.pipeline import Answer
 
-WIDTH = 100
+WIDTH = 80
 PARETO_METRICS = ("e2e_mean_s", "energy_j", "cost_usd")
 
 
@@ -77,7 +77,6 @@ def to_json(answer: "Answer") -> str:
     """The whole answer; the schema is ``planner/answer.schema.json``."""
     certificate = answer.certificate
     objective = answer.objective
-    sign = -1.0 if objective.maximize else 1.0
     document = {
         "schema": "zenith-answer-1",
         "question": answer.question,
@@ -89,8 +88,8 @@ def to_json(answer: "Answer") -> str:
             "excluded_by_bound": certificate.excluded_by_bound,
             "excluded_by_slo": certificate.excluded_by_slo,
             "unexamined": certificate.unexamined,
-            "best": None if certificate.best is None else sign * certificate.best,
-            "proven": None if certificate.proven is None else sign * certificate.proven,
+            "best": None if certificate.best is None else objective.score(certificate.best),
+            "proven": None if certificate.proven is None else objective.score(certificate.proven),
             "gap": _finite(certificate.gap),
         },
         "launch": [{"engine": e, "command": c, "notes": n} for e, c, n in answer.launch],
@@ -261,16 +260,17 @@ def _winner(console: Any, answer: "Answer") -> None:
          f"MFU {_percent(m['mfu'])}, MBU {_percent(m['mbu'])}, KV peak {_percent(m['kv_peak_share'])}, "
          f"preemptions {m['preemptions']:.0f}")  # fmt: skip
     cost = f"; {quantity(m['cost_usd'], 'USD')}" if m.get("cost_usd") is not None else ""
-    _row(console, "energy", f"{quantity(m['energy_j'], 'J')}, {quantity(m['energy_per_generated_token_j'], 'J')} per "
-         f"generated token, mean {m['mean_power_w']:.0f} W (device boards, idle included){cost}")  # fmt: skip
+    per_token = quantity(m["energy_per_generated_token_j"], "J")
+    _row(console, "energy", f"{quantity(m['energy_j'], 'J')}, {per_token} per generated token, mean "
+         f"{m['mean_power_w']:.0f} W (device boards, idle included){cost}")  # fmt: skip
     _row(console, "placement", placement_text(best))
     for engine, command, notes in answer.launch[:1]:
         _row(console, "launch", command)
         for note in notes:
             _row(console, "", note)
         _row(console, "runs on", ", ".join(best.deployable) or f"no engine today ({engine} shown)")
-    _row(console, "profile", ", ".join(f"{share:.0%} {name}" for name, share in best.provenance.items() if share >= 0.005)
-         + f" (share of predicted time); {answer.profile_text}")  # fmt: skip
+    shares = ", ".join(f"{share:.0%} {name}" for name, share in best.provenance.items() if share >= 0.005)
+    _row(console, "profile", f"{shares} (share of predicted time); {answer.profile_text}")
 
 
 def _percent(value: float | None) -> str:
@@ -304,34 +304,26 @@ def _ranges(ids: tuple[int, ...]) -> str:
 def _table(console: Any, answer: "Answer", results: list[PlanResult]) -> None:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     objective: Objective = answer.objective
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("#", justify="right")
-    table.add_column("plan", no_wrap=True)
-    table.add_column("budget", justify="right")
-    for name in ("E2E", "TTFT", "TPOT", "energy"):
+    latencies = {"E2E": "e2e_mean_s", "TTFT": "ttft_mean_s", "TPOT": "tpot_mean_s"}
+    own_column = objective.metric not in (*latencies.values(), "energy_j")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("plan")
+    for name in ("budget", *latencies, "energy", *([objective.name] if own_column else []), "bound"):
         table.add_column(name, justify="right", no_wrap=True)
-    if objective.metric not in ("e2e_mean_s", "ttft_mean_s", "tpot_mean_s", "energy_j"):
-        table.add_column(objective.name, justify="right", no_wrap=True)
-    table.add_column("bound", justify="right", no_wrap=True)
-    table.add_column("why not first")
     front = set(pareto(answer.results, PARETO_METRICS))
     for i, r in enumerate(results):
-        cells = [
-            f"{i + 1}{'*' if i in front else ' '}",
-            r.plan.label + ("" if r.deployable else " (x)"),
-            str(r.plan.engine.token_budget),
-            quantity(r.metrics["e2e_mean_s"], "s"),
-            quantity(r.metrics["ttft_mean_s"], "s"),
-            quantity(r.metrics["tpot_mean_s"], "s"),
-            quantity(r.metrics["energy_j"], "J"),
-        ]
-        if len(table.columns) == 10:
+        cells = [f"{i + 1}{'*' if i in front else ' '}", r.plan.label + ("" if r.deployable else " (x)")]
+        cells += [str(r.plan.engine.token_budget)]
+        cells += [quantity(r.metrics[key], "s") for key in latencies.values()]
+        cells += [quantity(r.metrics["energy_j"], "J")]
+        if own_column:
             cells.append(quantity(r.value, objective.unit))
         cells.append(quantity(r.bound, objective.unit))
-        cells.append("" if i == 0 else why_lost(r, answer.results[0], objective))
-        table.add_row(*cells)
+        table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
     hidden = len(answer.results) - len(results)
     legend = "* on the Pareto front of latency, energy and price"
@@ -340,13 +332,21 @@ def _table(console: Any, answer: "Answer", results: list[PlanResult]) -> None:
     if hidden > 0:
         legend += f"; {hidden} more simulated (--all)"
     console.print(legend, markup=False)
+    if len(results) > 1:
+        console.print()
+        second = results[1]
+        _row(console, "runner-up", f"{second.plan.label}, budget {second.plan.engine.token_budget}: "
+             + why_lost(second, answer.results[0], objective))  # fmt: skip
+        other = next((r for r in results[1:] if r.plan.label != answer.results[0].plan.label), None)
+        if other is not None and other is not second:
+            _row(console, "", f"{other.plan.label}: {why_lost(other, answer.results[0], objective)}")
 
 
 def _certificate(console: Any, answer: "Answer") -> None:
     c = answer.certificate
     text = (
-        f"{c.feasible} feasible plans: {c.simulated} simulated, {c.excluded_by_bound} excluded because their bound "
-        "cannot win"
+        f"{c.feasible} feasible plans: {c.simulated} simulated, {c.excluded_by_bound} excluded because "
+        "their bound cannot win"
     )
     if c.excluded_by_slo:
         text += f", {c.excluded_by_slo} because no scheduler meets the SLO with them"
@@ -354,6 +354,3 @@ def _certificate(console: Any, answer: "Answer") -> None:
         text += f", {c.unexamined} not examined"
     gap = "none" if math.isinf(c.gap) else f"{c.gap:.2%}"
     _row(console, "certificate", f"{text}; proven gap {gap}")
-
-
-__all__ = ["OBJECTIVES", "to_csv", "to_json", "to_text"]
