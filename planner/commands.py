@@ -146,9 +146,7 @@ def _fleet(options: Options) -> Fleet:
     if not options["gpus"] and not options["nodes"]:
         raise InputError("how many devices? give --gpus or --nodes")
     if options["gpus"]:
-        return homogeneous(
-            options["device"], gpus=options["gpus"], gpus_per_node=options["gpus_per_node"]
-        )
+        return homogeneous(options["device"], gpus=options["gpus"], gpus_per_node=options["gpus_per_node"])
     return homogeneous(options["device"], nodes=options["nodes"], gpus_per_node=options["gpus_per_node"])
 
 
@@ -171,7 +169,9 @@ def devices(*, as_json: bool) -> str:
         device = load_device(name)
         measured: dict[str, str] = {}
         if device.silicon_system and silicon_available():
-            measured = {row.operation: f"{row.engine} {row.version}" for row in coverage(device.silicon_system)}
+            measured = {
+                row.operation: f"{row.engine} {row.version}" for row in coverage(device.silicon_system)
+            }
         rows.append(
             {
                 "name": device.name,
@@ -189,17 +189,21 @@ def devices(*, as_json: bool) -> str:
         )
     if as_json:
         return json.dumps({"devices": rows}, indent=2)
-    lines = [f"{'device':<19}{'memory':>10}{'bandwidth':>11}{'bf16':>8}{'fp8':>7}{'board':>7}{'$/h':>12}  times from"]
+    lines = [
+        f"{'device':<19}{'memory':>10}{'bandwidth':>11}{'bf16':>7}{'fp8':>7}{'W':>5}{'USD/h':>11}  times"
+    ]
     for row in rows:
-        price = row["price_usd_per_hour"]
-        flops = row["flops"]
+        price, flops = row["price_usd_per_hour"], row["flops"]
+        rates = [f"{flops[form] / 1e12:.0f}T" if form in flops else "-" for form in ("bf16", "fp8")]
         lines.append(
-            f"{row['name']:<19}{row['memory_bytes'] / 2**30:>6.1f} GiB{row['bandwidth_bytes_per_s'] / 1e12:>6.2f} TB/s"
-            f"{flops['bf16'] / 1e12:>6.0f} T{(f'{flops["fp8"] / 1e12:.0f} T' if 'fp8' in flops else '-'):>7}"
-            f"{row['tdp_w']:>5.0f} W{(f'{price[0]:g}-{price[1]:g}' if price else 'none'):>12}  "
-            + (f"{len(row['measured_operations'])} measured operations" if row["measured_operations"] else "roofline")
+            f"{row['name']:<19}{row['memory_bytes'] / 2**30:>6.1f} GiB"
+            f"{row['bandwidth_bytes_per_s'] / 1e12:>6.2f} TB/s{rates[0]:>7}{rates[1]:>7}{row['tdp_w']:>5.0f}"
+            + (f"{price[0]:g}-{price[1]:g}" if price else "none").rjust(11)
+            + ("  measured" if row["measured_operations"] else "  roofline")
         )
-    lines.append("T: 1e12 dense FLOP/s. Sources of every figure: --json and docs/devices.md")
+    lines.append(
+        "T: 1e12 dense FLOP/s. Operations measured and sources of every figure: --json, docs/devices.md"
+    )
     return "\n".join(lines)
 
 
@@ -220,7 +224,9 @@ def models(words: tuple[str, ...], *, as_json: bool) -> str:
         f"{r.kv_bytes_per_token / 1024:>6.0f} KiB{r.max_positions:>10}"
         for r in records
     ]
-    lines.append("KV/token: all layers in bf16. Any config.json of these architectures works too: docs/models.md")
+    lines.append(
+        "KV/token: all layers in bf16. Any config.json of these architectures works too: docs/models.md"
+    )
     return "\n".join(lines)
 
 

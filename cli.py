@@ -1,0 +1,186 @@
+"""Command line: parse, call one function, print. No arithmetic here."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from planner import __version__
+from profiles.errors import ZenithError
+
+if TYPE_CHECKING:
+    from planner.commands import Reply
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+OUTPUT = click.Path(dir_okay=False, path_type=Path)
+
+
+class Main(click.Group):
+    """Turns what a user can mend into one line on stderr and an exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ZenithError as error:
+            failure = click.ClickException(str(error))
+            failure.exit_code = error.exit_code
+            raise failure from error
+
+
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, prog_name="zenith")
+def main() -> None:
+    """Find the best deployment of a large language model, with a proof of how good it is."""
+
+
+def question_options(command: F) -> F:
+    """Options that say what is asked; every command that plans takes them."""
+    options = [
+        click.option("--model", "model_name", required=True, help="Name (zenith models) or config.json."),
+        click.option("--device", help="Kind of device (zenith devices), with --gpus or --nodes."),
+        click.option("--gpus", type=click.IntRange(min=1), help="Devices in all, node after node."),
+        click.option("--nodes", type=click.IntRange(min=1), help="Whole nodes, instead of --gpus."),
+        click.option("--gpus-per-node", type=click.IntRange(min=1), help="Default: what is usual."),
+        click.option("--fleet", "fleet_file", type=FILE, help="YAML file of pools, instead of --device."),
+        click.option("--trace", "trace_file", type=FILE, required=True, help="Requests, in any known format."),
+        click.option("--skip-bad-rows", is_flag=True, help="Drop bad rows of the trace and report them."),
+        click.option("--objective", default="latency", help="Also p99-e2e, ttft, tpot, throughput, goodput, "
+                     "energy, cost."),
+        click.option("--slo", "slos", multiple=True, help="Hard limit, e.g. ttft_p99<=500ms, e2e_mean<=3s."),
+        click.option("--engine", default="vllm-v1", help="Host overheads: vllm-v1, vllm-v0 or none."),
+        click.option("--tables", type=FOLDER, help="Operation tables in APEX+'s CSV format, used first."),
+        click.option("--no-silicon", is_flag=True, help="Do not use the tables of aiconfigurator-core."),
+        click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), default=0.9,
+                     help="Share of device memory for the engine, as in vLLM."),
+        click.option("--block-size", type=click.IntRange(min=1), default=16, help="Tokens in a KV block."),
+        click.option("--preemption", type=click.Choice(["recompute", "swap"]), default="recompute",
+                     help="What happens to the KV of a preempted sequence."),
+        click.option("--queue", type=click.Choice(["fcfs", "sjf"]), default="fcfs", help="Queue order."),
+        click.option("--routing", type=click.Choice(["round-robin", "least-outstanding"]),
+                     default="round-robin", help="Of requests to replicas."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of every random choice."),
+        click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON."),
+        click.option("--csv", "as_csv", is_flag=True, help="Print the plans as CSV."),
+        click.option("-o", "--output", type=OUTPUT, help="Write the JSON to this file as well."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@question_options
+@click.option("--formats", default="", help="Allowed formats, e.g. weights=bf16|fp8,kv=bf16|fp8.")
+@click.option("--fix", default="", help="Axes that must have a value, e.g. tp=4,pp=1.")
+@click.option("--forbid", default="", help="Values that must not be taken, e.g. pp=2.")
+@click.option("--policy", "policies", multiple=True, help="Batching policies to search. Default: vllm-v1.")
+@click.option(
+    "--token-budget",
+    "token_budgets",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Default: 2048 and 8192.",
+)
+@click.option("--max-seqs", "max_seqs", type=click.IntRange(min=1), multiple=True, help="Default: 256.")
+@click.option(
+    "--clock",
+    "clocks",
+    type=click.IntRange(min=0),
+    multiple=True,
+    help="MHz to search. Default: the maximum.",
+)
+@click.option("--deployable/--no-deployable", default=True, help="Only plans that an engine runs today.")
+@click.option("--use-all-devices", is_flag=True, help="Every device, instead of at most all.")
+@click.option("--cross-node-tensor", is_flag=True, help="Tensor and expert groups may span nodes.")
+@click.option(
+    "--max-simulations", type=click.IntRange(min=1), help="Stop after so many; the gap is then stated."
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds of simulation; the gap is then stated.",
+)
+@click.option("--exhaustive", is_flag=True, help="Simulate every feasible plan, whatever the bounds prove.")
+@click.option("--top", type=click.IntRange(min=1), default=5, help="Plans listed.")
+@click.option("--all", "list_all", is_flag=True, help="List every simulated plan.")
+@click.option("--workers", type=click.IntRange(min=1), help="Threads that simulate. Default: the cores.")
+def optimize(**options: Any) -> None:
+    """Find the best plan, prove it, and show the runners-up.
+
+    \b
+    Example:
+        zenith optimize --model llama-3.1-8b --device h100-sxm-80gb --gpus 4 --trace traces/samples/chat.csv
+
+    Exits 0 with a plan, 2 on bad input, 3 when no plan can exist or meet the SLOs, 4 when the time limit
+    left none.
+    """
+    from planner import commands
+
+    show(commands.optimize(options, progress=progress))
+
+
+@main.command()
+@question_options
+@click.option("--plan", required=True, help="Axes of the plan, e.g. tp=4,dp=2,budget=2048 (docs/plans.md).")
+def simulate(**options: Any) -> None:
+    """Simulate one named plan and bound what any scheduler could get out of it.
+
+    \b
+    Example:
+        zenith simulate --model llama-3.1-8b --device l40s --gpus 2 --trace traces/samples/chat.csv --plan tp=2
+
+    Exits 0, 2 on bad input, 3 when the plan does not fit.
+    """
+    from planner import commands
+
+    show(commands.simulate(options, progress=progress))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def devices(as_json: bool) -> None:
+    """List known devices and how well each is known.
+
+    \b
+    Example:
+        zenith devices
+    """
+    from planner import commands
+
+    click.echo(commands.devices(as_json=as_json))
+
+
+@main.command()
+@click.argument("words", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def models(words: tuple[str, ...], as_json: bool) -> None:
+    """List known models, or those whose name holds every word.
+
+    \b
+    Example:
+        zenith models llama 70b
+    """
+    from planner import commands
+
+    click.echo(commands.models(words, as_json=as_json))
+
+
+def progress(text: str) -> None:
+    """Progress goes to stderr, so that stdout is the answer alone."""
+    click.echo(text, err=True)
+
+
+def show(reply: "Reply") -> None:
+    """Print an answer and leave with its status."""
+    click.echo(reply.text)
+    if reply.exit_code:
+        sys.exit(reply.exit_code)
+
+
+if __name__ == "__main__":
+    main()
