@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from formulations.problem import Limits, PlacementInstance
+from formulations.problem import Limits, PlacementInstance, Status
 from planner.errors import NoFeasiblePlan
 from profiles.plan import Plan
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Counts = tuple[tuple[tuple[tuple[int, ...], ...], ...], ...]
 """[replica][stage][tensor group][node] devices."""
 
-SOLVER_WORK = 5.0
+SOLVER_WORK = 0.2
 """Deterministic seconds of CP-SAT for one placement; the best found then stands."""
 
 
@@ -76,12 +76,36 @@ def place(plan: Plan, pool: "Pool", *, seed: int = 0) -> Placement:
     counts = greedy(instance)
     proven = cost(counts) == least_cost(instance)
     if not proven:
-        from formulations.placement_cpsat import PlacementCpSat
-
-        solution = PlacementCpSat(instance).solve(Limits(work=SOLVER_WORK, seed=seed))
-        if solution.status.has_solution and cost(solution.counts) <= cost(counts):
-            counts, proven = solution.counts, solution.status == "optimal"
+        better, proven = _solve(instance, Limits(work=SOLVER_WORK, seed=seed))
+        if better and (proven or cost(better) < cost(counts)):
+            counts = better
     return _name_devices(plan, counts, proven)
+
+
+def _solve(instance: PlacementInstance, limits: Limits) -> tuple[Counts, bool]:
+    """The solver's placement (empty when it found none in time) and whether it is proven.
+
+    Where all stages fit on single nodes the least split is 0, so every optimum has them there: the stage
+    then takes the part of a device, which is the same problem with fewer variables.
+    """
+    from formulations.placement_cpsat import PlacementCpSat
+
+    stage = instance.groups * instance.group_devices
+    slots = tuple(room // stage for room in instance.free)
+    units = PlacementInstance(
+        free=slots, replicas=instance.replicas, stages=instance.stages, groups=1, group_devices=1
+    )
+    whole = sum(slots) >= instance.replicas * instance.stages
+    solution = PlacementCpSat(units if whole else instance).solve(limits)
+    counts = solution.counts
+    if whole:
+        counts = tuple(
+            tuple(
+                (tuple(instance.group_devices * n for n in groups[0]),) * instance.groups for groups in stages
+            )
+            for stages in counts
+        )
+    return counts, solution.status is Status.OPTIMAL
 
 
 def cost(counts: Counts) -> tuple[int, int]:
