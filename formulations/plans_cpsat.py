@@ -1,13 +1,15 @@
 """Every feasible plan layout with CP-SAT, or the constraints that clash.
 
-Data       D devices, L layers, G group limit, heads (q_c, k_c) of attention cells c, inner widths of dense
-           cells v and of routed experts u, numbers of experts x, need[pp, widths, e] and capacity C in KiB
+Data       D devices, L layers, G group limit, room_k free devices of node k, heads (q_c, k_c) of attention
+           cells c, inner widths of dense cells v and of routed experts u, numbers of experts x,
+           need[pp, widths, e] and capacity C in KiB
 Variables  dp, pp, attn_tp, attn_dp, ffn_tp, ep, ffn_dp >= 1 and e, the setting; integer
            stage = attn_tp attn_dp,  group = ffn_tp ep
 Subject    cells        stage = group ffn_dp
            devices      dp pp stage <= D  (= D where all must be used)
            stages       pp <= L
            groups       attn_tp <= G and group <= G
+           nodes        dp pp <= sum_k floor(room_k / stage), where stages may not spread over nodes
            heads        attn_tp | q_c, and attn_tp | k_c or k_c | attn_tp, for every c
            dense_inner  group | v         for every v
            routed_inner ffn_tp | u        for every u;  without experts this family is absent
@@ -18,14 +20,15 @@ Subject    cells        stage = group ffn_dp
 
 ``sharing`` is what remains, with two kinds of cells, of two rules on their replica counts: their greatest
 common divisor is 1 (a common factor d is the same plan with d times the model replicas), and one divides
-the other (or tokens of one replica would be torn apart between two). Axes that meet none of these
-constraints, the clock and the batching policy, are crossed with the solutions afterwards.
+the other (or tokens of one replica would be torn apart between two). A stage then is itself a tensor or an
+expert group, so groups stay on a node exactly when stages do. Axes that meet none of these constraints, the
+clock and the batching policy, are crossed with the solutions afterwards.
 
 Devices bound every variable, so that a width larger than the pool clashes with what asked for it alone.
 
 Every family has a literal. Assumed true, the families are the model; the core is a subset of them that
-stays infeasible and becomes feasible whichever one is dropped, found by deletion from the last name to
-the first, so that what the user asked for is blamed only where nothing else explains it.
+stays infeasible and becomes feasible whichever one is dropped, found by deletion. Memory is tried first, the
+user's own rules last: what is cheapest to change stays in the answer.
 """
 
 import math
@@ -66,7 +69,7 @@ def head_widths(heads: tuple[tuple[int, int], ...]) -> list[int]:
 
 
 class PlansCpSat:
-    """All layouts of the instance. Build once, ``solve`` once."""
+    """All layouts of the instance."""
 
     def __init__(self, instance: PlanInstance) -> None:
         self.instance, self.model = instance, cp_model.CpModel()
@@ -83,6 +86,7 @@ class PlansCpSat:
         self._stack_stages()
         self._stay_in_domain()
         self._share_tokens()
+        self._fill_nodes()
         self._fill_devices()
         self._fit_memory()
 
@@ -136,6 +140,16 @@ class PlansCpSat:
             self.model.add(self.width[axis] > 1).only_enforce_if(~literal)
         row = self.model.add_bool_or(list(alone.values()))
         row.only_enforce_if(self._named("sharing")).with_name("sharing")
+
+    def _fill_nodes(self) -> None:
+        if not self.instance.nodes:
+            return
+        top = max(self.instance.devices, 1)
+        held = [top, *(sum(room // stage for room in self.instance.nodes) for stage in range(1, top + 1))]
+        slots, placed = (self.model.new_int_var(0, top, name) for name in ("slots", "placed"))
+        self.model.add_element(self.stage, held, slots)
+        self.model.add_multiplication_equality(placed, self.width["dp"], self.width["pp"])
+        self.model.add(placed <= slots).only_enforce_if(self._named("nodes")).with_name("nodes")
 
     def _fill_devices(self) -> None:
         self.model.add_multiplication_equality(self.stage, self.group, self.width["ffn_dp"]).with_name(

@@ -50,6 +50,8 @@ class PlanInstance:
         Most stages. >= 1.
     group_limit
         Most devices of one tensor or expert group.
+    nodes
+        Free devices of each node where every stage must lie on one; none where stages may spread.
     heads
         (query heads, KV heads) of every attention cell.
     dense_inner, routed_inner, experts
@@ -70,6 +72,7 @@ class PlanInstance:
     exact_devices: bool = False
     layers: int
     group_limit: int
+    nodes: tuple[int, ...] = ()
     heads: tuple[tuple[int, int], ...]
     dense_inner: tuple[int, ...] = ()
     routed_inner: tuple[int, ...] = ()

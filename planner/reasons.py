@@ -42,6 +42,9 @@ def _clause(name: str, question: Question, pool: "Pool", instance: PlanInstance)
         case "groups":
             where = "" if question.cross_node_tensor else ", those free on one node"
             return f"tensor and expert groups have at most {instance.group_limit} devices{where}"
+        case "nodes":
+            rooms = " + ".join(map(str, pool.free))
+            return f"every stage lies on one node, and nodes have {rooms} devices free"
         case "sharing":
             return "attn_dp and ffn_dp cannot both exceed 1"
         case "devices":

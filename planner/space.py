@@ -79,6 +79,7 @@ def build_instance(question: Question, pool: "Pool") -> PlanInstance:
         exact_devices=question.use_all_devices,
         layers=len(model.decoder.layers),
         group_limit=group_limit(question, pool),
+        nodes=() if question.cross_node_tensor else tuple(pool.free),
         heads=tuple(dict.fromkeys((cell.q_heads, cell.kv_heads) for cell in cells)),
         dense_inner=tuple(dict.fromkeys(ffn.inner for ffn in dense)),
         routed_inner=tuple(dict.fromkeys(ffn.inner for ffn in experts)),
