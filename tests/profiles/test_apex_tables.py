@@ -34,7 +34,7 @@ def directory(tmp_path):
     write(tmp_path, f"comp/{GPU}/gemm_810.csv", GEMM, f"{GPU},half,1024,1024,1,777")
     sizes = itertools.product((4, 8), (1, 2), (16, 1024, 4096))
     mha = [f"{GPU},half,{h},128,{b},{s},{10 + h * b * s * s // 10**6}" for h, b, s in sizes]
-    write(tmp_path, f"comp/{GPU}/mha_0.csv", MHA, *mha)
+    write(tmp_path, f"comp/{GPU}/mha_0.csv", MHA, *mha, f"{GPU},half,8,128,2,2048,5")
     points = ((8, 0, 14), (8, 1024, 34), (8, 131072, 597), (2, 0, 8), (2, 131072, 465))
     reduce = [f"{GPU},1,{ranks},half,{kib},{us}" for ranks, kib, us in points]
     write(tmp_path, f"comm/{GPU}/all_reduce.csv", COMM, *reduce)
@@ -73,6 +73,8 @@ def test_between_points_and_beyond_them_is_graded(directory):
     assert sides[0] < shape.seconds < sides[1]
     fewer = apex.prefill_attention(np.array([1024]), causal=True, **(HEADS | {"kv_heads": 2}))
     assert fewer.provenance == INTERPOLATED
+    batched = apex.prefill_attention(np.array([2048]), causal=True, **HEADS)  # measured for two prompts only
+    assert batched.provenance == INTERPOLATED and batched.seconds > 18e-6
 
 
 def test_what_is_absent_is_the_fallbacks(directory):
