@@ -170,6 +170,86 @@ def models(words: tuple[str, ...], as_json: bool) -> None:
     click.echo(commands.models(words, as_json=as_json))
 
 
+@main.group()
+def trace() -> None:
+    """Describe, convert, make and scale request traces."""
+
+
+@trace.command()
+@click.argument("file", type=FILE)
+@click.option("--skip-bad-rows", is_flag=True, help="Drop bad rows and report them.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def describe(file: Path, skip_bad_rows: bool, as_json: bool) -> None:
+    """Show rates over time, lengths and burstiness of a trace.
+
+    \b
+    Example:
+        zenith trace describe traces/samples/chat.csv
+    """
+    from planner import commands
+
+    click.echo(commands.describe_trace(file, skip_bad_rows=skip_bad_rows, as_json=as_json, progress=progress))
+
+
+@trace.command()
+@click.argument("file", type=FILE)
+@click.argument("output", type=OUTPUT)
+@click.option("--skip-bad-rows", is_flag=True, help="Drop bad rows and report them.")
+def convert(file: Path, output: Path, skip_bad_rows: bool) -> None:
+    """Write a trace as our CSV; a name that ends in .gz is compressed.
+
+    \b
+    Example:
+        zenith trace convert traces/samples/chat.csv chat.csv.gz
+    """
+    from planner import commands
+
+    commands.convert_trace(file, output, skip_bad_rows=skip_bad_rows, progress=progress)
+
+
+@trace.command()
+@click.argument("output", type=OUTPUT)
+@click.option("--requests", type=click.IntRange(min=1), default=1000, help="How many.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), default=1.0, help="Requests per second.")
+@click.option("--arrivals", type=click.Choice(["poisson", "gamma", "at-once"]), default="poisson")
+@click.option("--cv", type=click.FloatRange(0, min_open=True), default=1.0, help="Of the gaps, for gamma.")
+@click.option("--prompt-mean", type=click.FloatRange(1), default=512.0, help="Tokens.")
+@click.option("--prompt-sd", type=click.FloatRange(0), default=0.0, help="Tokens; 0 makes them all alike.")
+@click.option("--output-mean", type=click.FloatRange(1), default=128.0, help="Tokens.")
+@click.option("--output-sd", type=click.FloatRange(0), default=0.0, help="Tokens; 0 makes them all alike.")
+@click.option("--lengths-of", type=FILE, help="Draw lengths from this trace instead.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of every random choice.")
+def synth(output: Path, **options: Any) -> None:
+    """Make a trace: Poisson or bursty arrivals, log-normal, fixed or borrowed lengths.
+
+    \b
+    Example:
+        zenith trace synth bursty.csv --requests 200 --rate 4 --arrivals gamma --cv 3 --prompt-mean 300
+    """
+    from planner import commands
+
+    commands.synthesize_trace(output, options)
+
+
+@trace.command()
+@click.argument("file", type=FILE)
+@click.argument("output", type=OUTPUT)
+@click.option("--rate", "factor", type=click.FloatRange(0, min_open=True), help="Times as fast.")
+@click.option("--first", type=click.IntRange(min=1), help="Keep the first so many requests.")
+@click.option("--window", help="Keep arrivals from START to END seconds, e.g. 600:1200.")
+@click.option("--skip-bad-rows", is_flag=True, help="Drop bad rows and report them.")
+def scale(file: Path, output: Path, **options: Any) -> None:
+    """Write part of a trace, or the same requests faster or slower.
+
+    \b
+    Example:
+        zenith trace scale traces/samples/chat.csv rush.csv --rate 2 --first 100
+    """
+    from planner import commands
+
+    commands.scale_trace(file, output, options, progress=progress)
+
+
 def progress(text: str) -> None:
     """Progress goes to stderr, so that stdout is the answer alone."""
     click.echo(text, err=True)

@@ -3,16 +3,18 @@
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.question import Question, parse_axes, parse_pairs, parse_slo, plan_from_axes
 from profiles.errors import InputError, nearest
 from profiles.fleet import Fleet
+
+if TYPE_CHECKING:
+    from traces.read import ReadResult
 
 Progress = Callable[[str], None]
 Options = Mapping[str, Any]
@@ -60,9 +62,10 @@ def simulate(options: Options, *, progress: Progress) -> Reply:
 
 def _reply(answer: Any, options: Options, *, top: int | None) -> Reply:
     from planner import report
+    from traces.write import write_whole
 
     if options["output"]:
-        write_whole(options["output"], report.to_json(answer) + "\n")
+        write_whole(options["output"], (report.to_json(answer) + "\n").encode())
     if options["as_json"]:
         text = report.to_json(answer)
     elif options["as_csv"]:
@@ -76,14 +79,11 @@ def _reply(answer: Any, options: Options, *, top: int | None) -> Reply:
 
 def _question(options: Options, progress: Progress) -> Question:
     from profiles.huggingface import load_model
-    from traces.read import read_trace
 
     model = load_model(options["model_name"])
     fleet = _fleet(options)
     slos = tuple(parse_slo(text) for text in options["slos"])
-    read = read_trace(options["trace_file"], skip_bad_rows=options["skip_bad_rows"])
-    if read.dropped:
-        progress(f"{options['trace_file']}: {read.dropped} bad rows dropped")
+    read = _read(options["trace_file"], options["skip_bad_rows"], progress)
     chosen: dict[str, Any] = {}
     for option, field in (
         ("policies", "policies"),
@@ -230,22 +230,64 @@ def models(words: tuple[str, ...], *, as_json: bool) -> str:
     return "\n".join(lines)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file wholly or not at all.
+def _read(file: Path, skip_bad_rows: bool, progress: Progress) -> "ReadResult":
+    from traces.read import read_trace
 
-    Raises
-    ------
-    InputError
-        When the file cannot be written.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise InputError(f"{path}: {error.strerror}") from error
+    read = read_trace(file, skip_bad_rows=skip_bad_rows)
+    if read.dropped:
+        progress(f"{file}: {read.dropped} bad rows dropped")
+        for message in read.first_drops:
+            progress(f"  {message}")
+    return read
+
+
+def describe_trace(file: Path, *, skip_bad_rows: bool, as_json: bool, progress: Progress) -> str:
+    """``zenith trace describe``."""
+    from dataclasses import asdict
+
+    from traces.describe import describe, to_text
+
+    read = _read(file, skip_bad_rows, progress)
+    if not as_json:
+        return to_text(read.trace, form=read.format)
+    figures = asdict(describe(read.trace))
+    return json.dumps(figures | {"format": read.format, "rates": figures["rates"].tolist()}, indent=2)
+
+
+def convert_trace(file: Path, output: Path, *, skip_bad_rows: bool, progress: Progress) -> None:
+    """``zenith trace convert``."""
+    from traces.write import write_trace
+
+    write_trace(_read(file, skip_bad_rows, progress).trace, output)
+
+
+def synthesize_trace(output: Path, options: Options) -> None:
+    """``zenith trace synth``."""
+    from traces.read import read_trace
+    from traces.synth import synthesize
+    from traces.write import write_trace
+
+    source = options["lengths_of"]
+    lengths = read_trace(source).trace if source else None
+    write_trace(synthesize(**{**options, "lengths_of": lengths}), output)
+
+
+def scale_trace(file: Path, output: Path, options: Options, *, progress: Progress) -> None:
+    """``zenith trace scale``: window, then first, then rate."""
+    from traces import transform
+    from traces.write import write_trace
+
+    trace = _read(file, options["skip_bad_rows"], progress).trace
+    if options["window"]:
+        start, colon, end = options["window"].partition(":")
+        try:
+            trace = transform.window(trace, float(start), float(end) if colon else float("nan"))
+        except ValueError as error:
+            raise InputError(
+                f"--window {options['window']!r}: {error}; expected START:END in seconds"
+            ) from None
+    if options["first"]:
+        trace = transform.first(trace, options["first"])
+    if options["factor"]:
+        trace = transform.scale_rate(trace, options["factor"])
+    write_trace(trace, output)

@@ -22,6 +22,7 @@ from profiles.compile import Compiler
 from profiles.engine import load_engine
 from profiles.errors import InputError
 from profiles.fleet import Pool
+from profiles.model import Model
 from profiles.ops import Operations
 from profiles.plan import Plan
 from profiles.power import PowerModel
@@ -77,14 +78,14 @@ class Evaluator:
         self.compilers = [self._compiler(pool, tables, silicon) for pool in question.fleet.pools]
 
     def _compiler(self, pool: Pool, tables: Path | None, silicon: bool) -> Compiler:
-        operations, words = operations_of(pool, tables=tables, silicon=silicon)
+        operations, words = operations_of(pool, self.question.model, tables=tables, silicon=silicon)
         self.sources.append(f"{pool.device.name}: {words}")
         return Compiler(
             self.question.model,
             pool.device,
             operations,
             engine=load_engine(self.question.engine),
-            power=PowerModel(pool.device),
+            power=PowerModel(pool.device, cap_w=pool.power_cap_w),
         )
 
     def step(self, candidate: Candidate) -> StepCost:
@@ -165,8 +166,13 @@ class Evaluator:
         return 0.0 if price is None else price / 3600
 
 
-def operations_of(pool: Pool, *, tables: Path | None, silicon: bool) -> tuple[Operations, str]:
-    """The best source of operation times for a pool's device, and its name for people."""
+def operations_of(
+    pool: Pool, model: Model, *, tables: Path | None, silicon: bool
+) -> tuple[Operations, str]:
+    """The best source of operation times for a pool's device, and its name for people.
+
+    ``tables``: CSV in APEX+'s format, or a profile of one model by vLLM (with ``attention.csv``).
+    """
     from profiles.roofline import Roofline
 
     device = pool.device
@@ -181,9 +187,14 @@ def operations_of(pool: Pool, *, tables: Path | None, silicon: bool) -> tuple[Op
         else:
             words += " (install the extra 'silicon' for measured tables)"
     if tables is not None:
-        from profiles.apex_tables import ApexTables
+        if (tables / "attention.csv").exists():
+            from profiles.vllm_profile import VllmProfile
 
-        operations = ApexTables(tables, device=device, fallback=operations)
+            operations = VllmProfile(tables, model=model, fallback=operations)
+        else:
+            from profiles.apex_tables import ApexTables
+
+            operations = ApexTables(tables, device=device, fallback=operations)
         words = f"tables of {tables.name}, then {words}"
     return operations, words
 
