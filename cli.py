@@ -28,7 +28,7 @@ class Main(click.Group):
             return super().invoke(ctx)
         except ZenithError as error:
             failure = click.ClickException(str(error))
-            failure.exit_code = error.exit_code
+            failure.exit_code = error.exit_code  # type: ignore[misc]
             raise failure from error
 
 

@@ -164,7 +164,7 @@ def devices(*, as_json: bool) -> str:
     from profiles.power import PowerModel
     from profiles.silicon import coverage, silicon_available
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in known_devices():
         device = load_device(name)
         measured: dict[str, str] = {}

@@ -6,16 +6,17 @@ One small function per step of the design; nothing here prints. ``optimize`` ans
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from planner.bounds import PlanBounds, TraceStats
+from planner.bounds import PlanBounds
 from planner.deployable import deployable
 from planner.errors import NoFeasiblePlan, NoPlanInTime
 from planner.objective import OBJECTIVES, Objective
 from planner.placement import Placement, place
 from planner.question import Question, Slo
 from planner.ranking import PlanResult, SloResult, rank
+from planner.shares import TraceStats
 from planner.space import plans_of
 from planner.verify import Bounded, Certificate, verify
 from profiles.compile import Compiler
@@ -35,7 +36,8 @@ _BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What was asked and found. ``results``: simulated plans in rank order."""
+    """What was asked and found. ``results``: simulated plans in rank order; ``searched``: whether they
+    are the best of a space (then the certificate says of what), or one plan that was named."""
 
     headline: str
     question: dict[str, object]
@@ -46,6 +48,7 @@ class Answer:
     launch: list[tuple[str, str, list[str]]]
     profile_text: str
     notes: list[str]
+    searched: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +169,7 @@ class Evaluator:
         return 0.0 if price is None else price / 3600
 
 
-def operations_of(
-    pool: Pool, model: Model, *, tables: Path | None, silicon: bool
-) -> tuple[Operations, str]:
+def operations_of(pool: Pool, model: Model, *, tables: Path | None, silicon: bool) -> tuple[Operations, str]:
     """The best source of operation times for a pool's device, and its name for people.
 
     ``tables``: CSV in APEX+'s format, or a profile of one model by vLLM (with ``attention.csv``).
@@ -304,7 +305,7 @@ def simulate_plan(
                 feasible=1, simulated=1, excluded_by_bound=0, excluded_by_slo=0, unexamined=0,
                 best=score if meets else None, proven=score if meets else None, gap=0.0,
             )  # fmt: skip
-            return answer_of(question, evaluator, [result], certificate, [])
+            return replace(answer_of(question, evaluator, [result], certificate, []), searched=False)
         reasons += [f"{pool.name}: {reason}" for reason in found]
     raise NoFeasiblePlan(f"{plan.label}: " + "; ".join(reasons))
 

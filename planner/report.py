@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from planner.objective import Objective
-from planner.ranking import PlanResult, bottleneck, pareto, split_latency, why_lost
+from planner.ranking import PlanResult, pareto, split_latency, why_lost
 from profiles.plan import Plan
 
 if TYPE_CHECKING:
@@ -195,9 +195,11 @@ def to_text(answer: "Answer", *, top: int | None = 5, colour: bool = False) -> s
     console.print()
     if results:
         _winner(console, answer)
-        console.print()
-        _table(console, answer, results[:top] if top else results)
-    _certificate(console, answer)
+        if answer.searched:
+            console.print()
+            _table(console, answer, results[:top] if top else results)
+    if answer.searched:
+        _certificate(console, answer)
     for note in answer.notes:
         console.print(f"note: {note}", markup=False)
     file = console.file
@@ -220,26 +222,21 @@ def _row(console: Any, name: str, text: str) -> None:
 def _winner(console: Any, answer: "Answer") -> None:
     best = answer.results[0]
     m, objective = best.metrics, answer.objective
-    title = "best plan" if best.meets_slos else "no plan meets every SLO; nearest"
-    _row(
-        console,
-        title if best.meets_slos else "best plan",
-        best.plan.label + f"  ({best.plan.devices} x {best.device})",
-    )
+    name = "best plan" if answer.searched else "plan"
+    _row(console, name, f"{best.plan.label}  ({best.plan.devices} x {best.device})")
     if not best.meets_slos:
-        _row(
-            console,
-            "",
-            "breaks " + ", ".join(s.text for s in best.slos if not s.met) + " like every plan simulated",
-        )
+        broken = ", ".join(slo.text for slo in best.slos if not slo.met)
+        _row(console, "", f"breaks {broken}" + ("; no feasible plan meets every SLO" * answer.searched))
     _row(console, "", describe_plan(best.plan))
-    gap = answer.certificate.gap
-    proof = "proven best of all feasible plans" if gap == 0 else f"within {gap:.1%} of the best possible plan"
-    if not best.meets_slos:
-        proof = "ranked by objective among plans that miss an SLO"
-    _row(console, "objective", f"{quantity(best.value, objective.unit)}, {proof}; "
-         f"no scheduler gets this plan {'above' if objective.maximize else 'below'} "
-         f"{quantity(best.bound, objective.unit)} ({best.bound_name})")  # fmt: skip
+    value = quantity(best.value, objective.unit)
+    if answer.searched and best.meets_slos:
+        gap = answer.certificate.gap
+        value += (
+            ", proven best of all feasible plans" if gap == 0 else f", within {gap:.1%} of the best possible"
+        )
+    side = "above" if objective.maximize else "below"
+    limit = quantity(best.bound, objective.unit)
+    _row(console, "objective", f"{value}; no scheduler gets this plan {side} {limit} ({best.bound_name})")
     for name, key in (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2e")):
         values = ", ".join(
             f"{label} {quantity(m[f'{key}_{field}_s'], 's')}"
@@ -251,7 +248,6 @@ def _winner(console: Any, answer: "Answer") -> None:
     share = split_latency(best)
     total = sum(share.values()) or 1.0
     _row(console, "latency is", ", ".join(f"{k} {v / total:.0%}" for k, v in share.items()))
-    part, part_share = bottleneck(best)
     _row(console, "busy time is", ", ".join(
         f"{name} {v / sum(best.breakdown_s.values()):.0%}"
         for name, v in sorted(best.breakdown_s.items(), key=lambda kv: -kv[1])[:5]))  # fmt: skip
@@ -332,14 +328,10 @@ def _table(console: Any, answer: "Answer", results: list[PlanResult]) -> None:
     if hidden > 0:
         legend += f"; {hidden} more simulated (--all)"
     console.print(legend, markup=False)
-    if len(results) > 1:
+    other = next((r for r in answer.results if r.plan.label != answer.results[0].plan.label), None)
+    if other is not None:
         console.print()
-        second = results[1]
-        _row(console, "runner-up", f"{second.plan.label}, budget {second.plan.engine.token_budget}: "
-             + why_lost(second, answer.results[0], objective))  # fmt: skip
-        other = next((r for r in results[1:] if r.plan.label != answer.results[0].plan.label), None)
-        if other is not None and other is not second:
-            _row(console, "", f"{other.plan.label}: {why_lost(other, answer.results[0], objective)}")
+        _row(console, "runner-up", f"{other.plan.label}: {why_lost(other, answer.results[0], objective)}")
 
 
 def _certificate(console: Any, answer: "Answer") -> None:

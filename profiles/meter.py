@@ -54,7 +54,7 @@ class Meter:
         key = (operation, names, tuple(shape.items()))
         if key not in self._kept:
             cost = getattr(self.operations, operation)(*loads, **shape)
-            self._kept[key] = self.metered(at_clock(cost, self.device, self.clock_mhz), compute)
+            self._kept[key] = self.metered(at_clock(cost, self.device, self.clock_mhz, compute), compute)
         return self._kept[key]
 
     def metered(self, cost: Cost, compute: str) -> Charge:

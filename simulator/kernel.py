@@ -25,7 +25,7 @@ from simulator.batching import ORCA, SARATHI, STATIC, VLLM_V0
 
 # Without reference counting: nothing here allocates, and counting the members of the tuples below at
 # every call would cost more than the simulation.
-compiled = njit(cache=True, nogil=True, _nrt=False)
+compiled = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 
 INFINITE = np.int64(2**62)
 WAITING, PREFILLING, DECODING, SWAPPED, FINISHED = range(5)
@@ -54,8 +54,8 @@ State = namedtuple(
     "State",
     "clock head assigned finished free waiting waiting_size batch context count residue due due_size stack "
     "stack_size partial partial_size groups_count groups_time groups_size swapped_head swapped_tail "
-    "static_held running pending_end pending_steps pending_decode pending_seqs chunk_request chunk_tokens chunk_size "
-    "stage_free busy_until preempted_now tokens prefills closed prefill_ps base growth tail",
+    "static_held running pending_end pending_steps pending_decode pending_seqs chunk_request chunk_tokens "
+    "chunk_size stage_free busy_until preempted_now tokens prefills closed prefill_ps base growth tail",
 )
 
 # Totals of one replica: rows of int64 [replica, TOTALS] and histograms.

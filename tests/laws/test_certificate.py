@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from planner.bounds import OBJECTIVES as BOUNDED
-from planner.bounds import PlanBounds, TraceStats
+from planner.bounds import PlanBounds
 from planner.objective import OBJECTIVES
 from planner.pipeline import Evaluator, candidates_of, optimize
 from planner.question import Question, parse_slo
+from planner.shares import TraceStats
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
 from simulator import metrics
