@@ -123,3 +123,26 @@ def test_replicated_feed_forward_spans_less_than_attention():
 def test_too_few_devices():
     with pytest.raises(NoFeasiblePlan, match="takes 8 devices, pool pool has 7 free"):
         place(Plan(layers_per_stage=(1,), attn_tp=8, ffn_tp=8), pool(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("free", "replicas", "stages", "groups", "devices", "optimum"),
+    [
+        ((2, 2, 2), 1, 4, 1, 1, (0, 1)),
+        ((2, 2, 2), 1, 6, 1, 1, (0, 2)),
+        ((3, 3), 2, 3, 1, 1, (0, 0)),
+        ((3, 3), 3, 2, 1, 1, (0, 1)),
+        ((4, 4), 1, 2, 2, 2, (0, 1)),
+        ((4, 4), 1, 1, 2, 4, (1, 0)),
+        ((2, 2, 2, 2), 1, 2, 1, 4, (2, 1)),
+        ((3, 1, 2, 1), 1, 7, 1, 1, (0, 3)),
+    ],
+)
+def test_bound_equals_known_optima(free, replicas, stages, groups, devices, optimum):
+    """Where the bound is exact, so that these never reach the solver."""
+    instance = PlacementInstance(
+        free=free, replicas=replicas, stages=stages, groups=groups, group_devices=devices
+    )
+    assert least_cost(instance) == cost(greedy(instance)) == optimum
+    solution = PlacementCpSat(instance).solve(Limits())
+    assert (solution.split, solution.crossings) == optimum

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from planner.axes import even_layers, parse_axes, parse_pairs
 from planner.deployable import deployable
 from planner.errors import NoFeasiblePlan
+from planner.layouts import blocks_needed
 from planner.placement import place
 from planner.question import Question
 from planner.space import build_instance, plans_of
@@ -223,3 +224,8 @@ def test_wide_spaces_stay_small_in_memory_tables():
     """One row of the table per layout of a replica, however many replicas there are."""
     instance = build_instance(ask("dense-1t"), pool_of(*[8] * 16))
     assert len(instance.need_kib) < 1500
+
+
+def test_longest_request_is_admitted_above_the_watermark():
+    """1,600 tokens are 100 blocks of 16; of 101 blocks 1.01 stay free, of 102 blocks 1.02."""
+    assert blocks_needed(ask(trace=trace(1500, 100))) == 102
