@@ -72,8 +72,8 @@ def random_step(
         kv_blocks=kv_blocks,
         swap_block_ps=int(rng.integers(1, 4)) * unit_ps,
         chunkable=chunkable,
-        local_parts={"cells": times["local_ps"]},
-        shared_parts={"cells": times["shared_ps"]},
+        local_parts={"cells": times["local_ps"].sum(axis=0)},
+        shared_parts={"cells": times["shared_ps"].sum(axis=0)},
         head_parts={"head": times["head_ps"]},
     )
 
