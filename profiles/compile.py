@@ -4,6 +4,7 @@
 are built once; a deep model costs no more to compile than a shallow one.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -82,8 +83,8 @@ class Compiler:
             model, layout, self.engine, self._layers[plan.clock_mhz], tokens=tokens, max_length=max_length
         )
         stages = self._stages(costs, plan)
-        local_parts = _rows([s.own_parts for s in stages])
-        shared_parts = _rows([s.shared_parts for s in stages])
+        local_ps, local_parts = _tables([s.own_parts for s in stages])
+        shared_ps, shared_parts = _tables([s.shared_parts for s in stages])
         head_grid = load_grid(plan.attn_dp * engine.max_seqs)
         head = self._head(layout, head_grid)
         head_parts = parts(head_grid, head)
@@ -95,8 +96,8 @@ class Compiler:
             ranks=plan.attn_dp,
             max_seqs=engine.max_seqs,
             knots=costs.knots,
-            local_ps=_sum(local_parts.values()),
-            shared_ps=_sum(shared_parts.values()),
+            local_ps=local_ps,
+            shared_ps=shared_ps,
             head_ps=_sum(head_parts.values()),
             send_ps=send_ps,
             decode_value_ps=_stack([s.decode[0] for s in stages]),
@@ -168,11 +169,15 @@ def _send(layout: Layout, links: tuple[Link, ...], tokens: IntArray) -> tuple[In
     )
 
 
-def _rows(stages: list[dict[str, IntArray]]) -> dict[str, IntArray]:
-    """Parts of all stages, ``[P, ...]`` each, zero where a stage has no such part."""
-    names = dict.fromkeys(name for stage in stages for name in stage)
-    like = next(iter(stages[0].values()))
-    return {name: _stack([s.get(name, np.zeros_like(like)) for s in stages]) for name in names}
+def _tables(stages: list[dict[str, IntArray]]) -> tuple[IntArray, dict[str, IntArray]]:
+    """Rows of all stages ``[P, ...]``, and their parts summed over stages; alike stages are added once."""
+    distinct = {id(parts): parts for parts in stages}
+    rows = {key: _sum(parts.values()) for key, parts in distinct.items()}
+    totals: dict[str, IntArray] = {}
+    for key, count in Counter(map(id, stages)).items():
+        for name, part in distinct[key].items():
+            totals[name] = totals[name] + count * part if name in totals else count * part
+    return _stack([rows[id(parts)] for parts in stages]), totals
 
 
 def _stack(rows: list[IntArray]) -> IntArray:

@@ -69,8 +69,8 @@ class StepCost:
     swap_block_ps: int  # to move one block between device and host
     chunkable: bool = True  # False where a prompt must be processed whole (bidirectional encoders)
 
-    # For reports: parts of the tables above by name, they add up to them; and the share of the time
-    # of each table entry by provenance, [4, ...].
+    # For reports: parts of the tables above by name, summed over stages, they add up to them; and the share
+    # of the time of each table entry by provenance, [4, ...].
     local_parts: dict[str, IntArray] = field(default_factory=dict)
     shared_parts: dict[str, IntArray] = field(default_factory=dict)
     head_parts: dict[str, IntArray] = field(default_factory=dict)

@@ -247,9 +247,9 @@ def _breakdown(
             parts[name] = parts.get(name, 0) + value
 
     for name, table in step.local_parts.items():
-        add(name, int((table @ local).sum()) // step.ranks)
+        add(name, int(table @ local) // step.ranks)
     for name, table in step.shared_parts.items():
-        add(name, int((table @ shared).sum()))
+        add(name, int(table @ shared))
     for name, table in step.head_parts.items():
         add(name, int(table @ head))
     add("attention (decode)", int(decode_ps.sum()) // step.ranks)

@@ -104,7 +104,8 @@ def summary(
     tokens of served requests. ``mfu`` is useful FLOPs (dense and attention, recomputation left out) over
     peak FLOPs of all devices in the makespan, ``mbu`` the bytes of weights and KV read by iterations over
     peak bandwidth. ``energy_j`` is device energy (see Outcome); ``cost_usd`` bills every device of the plan.
-    Both run from the start of the trace (time 0) to the last token. ``goodput_requests_per_s`` counts requests that meet every bound.
+    Both run from the start of the trace (time 0) to the last token. ``goodput_requests_per_s`` counts
+    requests that meet every bound.
     ``idle_share``: share of device-time of the stages with nothing to run.
     """
     served = outcome.served
