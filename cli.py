@@ -127,6 +127,7 @@ def optimize(**options: Any) -> None:
 @main.command()
 @question_options
 @click.option("--plan", required=True, help="Axes of the plan, e.g. tp=4,dp=2,budget=2048 (docs/plans.md).")
+@click.option("--requests", type=OUTPUT, help="Write the times of every request to this CSV file.")
 def simulate(**options: Any) -> None:
     """Simulate one named plan and bound what any scheduler could get out of it.
 

@@ -54,9 +54,14 @@ def simulate(options: Options, *, progress: Progress) -> Reply:
 
     question = _question(options, progress)
     plan = plan_from_axes(question.model, parse_axes(options["plan"]), _defaults(question))
-    answer = pipeline.simulate_plan(
+    answer, outcome = pipeline.simulate_plan(
         question, plan, tables=options["tables"], silicon=not options["no_silicon"]
     )
+    if options["requests"]:
+        from planner.report import records_csv
+        from traces.write import write_whole
+
+        write_whole(options["requests"], records_csv(outcome).encode())
     return _reply(answer, options, top=None)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from planner.bounds import PlanBounds
 from planner.deployable import deployable
 from planner.errors import NoFeasiblePlan, NoPlanInTime
@@ -30,6 +32,7 @@ from profiles.power import PowerModel
 from profiles.stepcost import PS, StepCost
 from simulator import metrics
 from simulator.engine import simulate
+from simulator.outcome import Outcome
 
 _BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl"}
 
@@ -120,9 +123,16 @@ class Evaluator:
 
     def simulated(self, candidate: Candidate) -> tuple[float, bool, PlanResult]:
         """Score (lower is better), whether every SLO is met and every request served, and the record."""
+        step, plan = self.step(candidate), candidate.plan
+        return self.judged(
+            candidate, step, simulate(self.question.trace, step, plan.engine, replicas=plan.replicas)
+        )
+
+    def judged(
+        self, candidate: Candidate, step: StepCost, outcome: Outcome
+    ) -> tuple[float, bool, PlanResult]:
+        """``simulated``, of an outcome that is at hand."""
         question, plan = self.question, candidate.plan
-        step = self.step(candidate)
-        outcome = simulate(question.trace, step, plan.engine, replicas=plan.replicas)
         usd_s = self._usd_per_device_s(candidate.pool)
         values = metrics.summary(
             outcome,
@@ -255,6 +265,7 @@ def optimize(
     NoFeasiblePlan, NoPlanInTime
         See there.
     """
+    question, notes = fitted(question)
     progress("enumerating plans")
     candidates = candidates_of(question)
     progress(f"{len(candidates)} feasible plans; bounding")
@@ -272,7 +283,6 @@ def optimize(
     )
     if not verified and certificate.excluded_by_slo < certificate.feasible:
         raise NoPlanInTime("the limit ran out before the first plan was simulated")
-    notes = []
     if not verified:  # every plan is hopeless: simulate the one with the best bound to show how near it gets
         best = min(bounded, key=lambda b: b.bound)
         results = [evaluator.simulated(best.item)[2]]
@@ -284,8 +294,8 @@ def optimize(
 
 def simulate_plan(
     question: Question, plan: Plan, *, tables: Path | None = None, silicon: bool = True
-) -> Answer:
-    """One named plan, simulated and bounded.
+) -> tuple[Answer, Outcome]:
+    """One named plan, simulated and bounded, with the records of its requests.
 
     Raises
     ------
@@ -294,20 +304,47 @@ def simulate_plan(
     """
     from planner.validate import complaints
 
+    question, notes = fitted(question)
     evaluator = Evaluator(question, tables=tables, silicon=silicon)
     reasons = []
     for i, pool in enumerate(question.fleet.pools):
         found = complaints(question, pool, plan)
         if not found:
             candidate = Candidate(plan=plan, pool=i, placement=place(plan, pool))
-            score, meets, result = evaluator.simulated(candidate)
+            step = evaluator.step(candidate)
+            outcome = simulate(question.trace, step, plan.engine, replicas=plan.replicas)
+            score, meets, result = evaluator.judged(candidate, step, outcome)
             certificate = Certificate(
                 feasible=1, simulated=1, excluded_by_bound=0, excluded_by_slo=0, unexamined=0,
                 best=score if meets else None, proven=score if meets else None, gap=0.0,
             )  # fmt: skip
-            return replace(answer_of(question, evaluator, [result], certificate, []), searched=False)
+            answer = answer_of(question, evaluator, [result], certificate, notes)
+            return replace(answer, searched=False), outcome
         reasons += [f"{pool.name}: {reason}" for reason in found]
     raise NoFeasiblePlan(f"{plan.label}: " + "; ".join(reasons))
+
+
+def fitted(question: Question) -> tuple[Question, list[str]]:
+    """The question with the trace as this kind of model sees it, and what was changed or looks wrong.
+
+    An encoder has no decode: every request is one pass, over as many tokens as its input always has.
+    """
+    model, trace, notes = question.model, question.trace, []
+    if model.kind == "encoder":
+        prompt = trace.prompt_tokens
+        if model.encoder_tokens:
+            prompt = np.full_like(prompt, model.encoder_tokens)
+        trace = replace(trace, prompt_tokens=prompt, output_tokens=np.ones_like(trace.output_tokens))
+        notes.append(
+            f"{model.name} is an encoder: each request is one pass of {int(prompt.mean())} tokens on average"
+        )
+        return replace(question, trace=trace), notes
+    beyond = int((trace.prompt_tokens + trace.output_tokens > model.max_positions).sum())
+    if beyond and model.kind == "decoder":
+        notes.append(
+            f"{beyond} requests are longer than the {model.max_positions} positions that {model.name} was made for"
+        )
+    return question, notes
 
 
 def answer_of(

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from planner.objective import Objective
 from planner.ranking import PlanResult, pareto, split_latency, why_lost
 from profiles.plan import Plan
+from profiles.stepcost import PS
 
 if TYPE_CHECKING:
     from planner.pipeline import Answer
+    from simulator.outcome import Outcome
 
 WIDTH = 80
 PARETO_METRICS = ("e2e_mean_s", "energy_j", "cost_usd")
@@ -112,6 +114,27 @@ def to_csv(answer: "Answer") -> str:
         writer.writerow(
             [row["rank"], *(row["plan"][k] for k in plan_keys), row["pool"], row["device"], row["meets_slos"],
              row["deployable"], row["bound"], *(row["metrics"].get(k) for k in metric_keys)]
+        )  # fmt: skip
+    return out.getvalue()
+
+
+def records_csv(outcome: "Outcome") -> str:
+    """One row per request: when it was scheduled, its first and last token, in seconds of the trace.
+
+    Requests that can never fit have empty times and the reason.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["request", "arrival_s", "prompt_tokens", "output_tokens", "replica", "scheduled_s", "first_token_s",
+         "last_token_s", "preemptions", "rejected"]
+    )  # fmt: skip
+    times = (outcome.scheduled_ps, outcome.first_token_ps, outcome.finish_ps)
+    for i, arrival in enumerate(outcome.arrival_ps.tolist()):
+        seconds = [f"{column[i] / PS:.9f}" if column[i] >= 0 else "" for column in times]
+        writer.writerow(
+            [i, f"{arrival / PS:.9f}", int(outcome.prompt_tokens[i]), int(outcome.output_tokens[i]),
+             int(outcome.replica[i]), *seconds, int(outcome.preemptions[i]), outcome.rejected.get(i, "")]
         )  # fmt: skip
     return out.getvalue()
 
