@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 
 # aiconfigurator-core has wheels for Linux on x86-64 alone; elsewhere the roofline serves.
 ifeq ($(shell uname -sm),Linux x86_64)
-SILICON := silicon,
+DEMO := [silicon]
+TEST := [silicon,test]
+else
+DEMO :=
+TEST := [test]
 endif
 
 .PHONY: demo test bench lint clean
@@ -28,13 +32,13 @@ lint: $(VENV)/test
 $(VENV)/demo: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[$(SILICON)]"
+	$(BIN)/python -m pip install --quiet --editable ".$(DEMO)"
 	touch $@
 
 $(VENV)/test: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[$(SILICON)test]"
+	$(BIN)/python -m pip install --quiet --editable ".$(TEST)"
 	touch $@
 
 clean:
