@@ -1,91 +1,67 @@
-"""Read a trace. The format is told by its content, never by a flag or a file name.
+"""Read a trace: bytes to columns. ``formats`` says which formats there are and how they are told apart.
 
-==========  ==========================================================  ======================
-format      first line                                                  arrival
-==========  ==========================================================  ======================
-zenith      ``arrival_s,prompt_tokens,output_tokens``                   seconds
-azure       ``TIMESTAMP,ContextTokens,GeneratedTokens`` (2023, 2024)    wall clock; starts at 0
-burstgpt    ``Timestamp,...,Request tokens,Response tokens,...``        seconds; failed requests
-                                                                        have 0 response tokens
-apex        JSON with ``StartTimeOffset``                               nanoseconds
-mooncake    JSON with ``timestamp``, ``input_length``, ``hash_ids``     milliseconds
-==========  ==========================================================  ======================
-
-Plain or gzip. Extra columns are ignored, header case too.
+A file without a fault is read column by column; only where something is wrong is it read again, row by row,
+to say in which line and field, or to leave those rows out.
 """
 
+import codecs
+import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator
+import warnings
+import zlib
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from profiles.errors import InputError
+from traces.formats import CSV_FORMATS, JSON_FORMATS, Format, Header, csv_header, expected, json_format
+from traces.rows import MOST_TOKENS, Fault, Row, csv_rows, is_utf8, json_rows, lines_of
 from traces.trace import Trace
 
 MOST_DROPS_SHOWN = 3
+SNIFFED_LINES = 100  # a file may begin with bad rows
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
-    """Names of the three columns that count, and seconds in one unit of arrival (None: wall clock)."""
-
-    name: str
-    arrival: str
-    prompt: str
-    output: str
-    unit_s: float | None
-    prefix: str | None = None
-
-
-CSV_FORMATS = (
-    Format(name="zenith", arrival="arrival_s", prompt="prompt_tokens", output="output_tokens", unit_s=1.0),
-    Format(name="azure", arrival="timestamp", prompt="contexttokens", output="generatedtokens", unit_s=None),
-    Format(
-        name="burstgpt", arrival="timestamp", prompt="request tokens", output="response tokens", unit_s=1.0
-    ),
-)
-JSON_FORMATS = (
-    Format(name="apex", arrival="StartTimeOffset", prompt="ContextTokens", output="GeneratedTokens", unit_s=1e-9),
-    Format(
-        name="mooncake", arrival="timestamp", prompt="input_length", output="output_length", unit_s=1e-3,
-        prefix="hash_ids",
-    ),
-)  # fmt: skip
+Columns = tuple[NDArray[np.number], NDArray[np.int64], NDArray[np.int64]]
+"""Arrivals in ticks of the format, prompt tokens, output tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadResult:
-    """A trace, its format, and what was dropped: how many rows, and the messages of the first few."""
+    """A trace, its format, and what was left out.
+
+    Parameters
+    ----------
+    dropped
+        How many rows. 0 unless bad rows were to be skipped.
+    dropped_by_field
+        The same count by the field at fault.
+    first_drops
+        Messages about the first few.
+    """
 
     trace: Trace
     format: str
     dropped: int = 0
+    dropped_by_field: tuple[tuple[str, int], ...] = ()
     first_drops: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One request as read: line in the file, arrival in seconds, tokens."""
-
-    line: int
-    arrival_s: float
-    prompt: int
-    output: int
-    prefix: tuple[int, ...] | None = None
-
-
 def read_trace(path: str | Path, *, skip_bad_rows: bool = False) -> ReadResult:
-    """The requests of a file, sorted as they are.
+    """The requests of a file, plain or gzip, in any format of ``traces.formats``.
 
     Parameters
     ----------
     skip_bad_rows
-        Drop rows that are wrong instead of refusing the file.
+        Leave bad rows out instead of refusing the file. Of rows out of order as few as possible are left out.
 
     Raises
     ------
@@ -94,234 +70,206 @@ def read_trace(path: str | Path, *, skip_bad_rows: bool = False) -> ReadResult:
     """
     path = Path(path)
     data = _content(path)
-    text = _text(path, data)
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line.strip() for line in lines_of(data) if line.strip()), "")
     if not first:
         raise InputError(f"{path}: the file is empty")
-    if first.lstrip().startswith("{"):
-        rows, form = _json_rows(path, text)
-    else:
-        form = _csv_format(path, first)
-        quick = None if skip_bad_rows else _quick_csv(data, form)
-        if quick is not None:
-            return ReadResult(trace=_trace(path, form, *quick, None), format=form.name)
-        rows = _csv_rows(path, text, form)
-    return _collect(path, rows, form, skip_bad_rows)
+    if first[0] in "{[":
+        form = _sniff_json(path, data, first)
+        return _collect(path, json_rows(data, form), form, skip_bad_rows)
+    header = _sniff_csv(path, data)
+    quick = _quick_csv(data, header)
+    if quick is not None:
+        return ReadResult(trace=_trace(path, header.form, quick), format=header.form.name)
+    return _collect(path, csv_rows(data, header), header.form, skip_bad_rows)
 
 
 def _content(path: Path) -> bytes:
+    """The file, unpacked, without a byte order mark; refused where it cannot be text."""
     try:
         data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: broken gzip: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(f"{path}: line 1: UTF-16 text; save it as UTF-8")
+    if b"\0" in data[:4096]:
+        raise InputError(f"{path}: line 1: a binary file; expected CSV or JSON lines, plain or gzip")
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
-def _text(path: Path, data: bytes) -> str:
+def _sniff_csv(path: Path, data: bytes) -> Header:
+    reader = csv.reader(lines_of(data))
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}: line {line}: byte {data[error.start]:#04x} is not UTF-8 text") from error
+        names = next(cells for cells in reader if any(cell.strip() for cell in cells))
+    except (csv.Error, StopIteration):
+        raise InputError(f"{path}: line 1: no text that could be a header") from None
+    header = csv_header(names, reader.line_num)
+    if header is None:
+        shown = ",".join(names)[:80].encode("ascii", "backslashreplace").decode()
+        raise InputError(
+            f"{path}: line {reader.line_num}: columns {shown!r} are of no known format; "
+            f"expected {expected(CSV_FORMATS)}, separated by commas, or JSON lines"
+        )
+    if header.twice:
+        raise InputError(f"{path}: line {header.line}: {header.twice}: the header has this column twice")
+    return header
 
 
-def _csv_format(path: Path, header: str) -> Format:
-    columns = [column.strip().strip('"').lower() for column in header.split(",")]
-    for form in CSV_FORMATS:
-        if {form.arrival, form.prompt, form.output} <= set(columns):
-            for name in (form.arrival, form.prompt, form.output):
-                if columns.count(name) > 1:
-                    raise InputError(f"{path}: line 1: column {name!r} stands there twice")
+def _sniff_json(path: Path, data: bytes, first: str) -> Format:
+    for line in islice(lines_of(data), SNIFFED_LINES):
+        try:
+            form = json_format(json.loads(line))
+        except (ValueError, TypeError):
+            continue
+        if form is not None:
             return form
-    expected = " or ".join(",".join((f.arrival, f.prompt, f.output)) for f in CSV_FORMATS)
     raise InputError(
-        f"{path}: line 1: columns {header.strip()[:80]!r} are of no known format; expected {expected}"
+        f"{path}: line 1: {first[:60]!r} is of no known format; expected one JSON object a line with "
+        f"{expected(JSON_FORMATS)}"
     )
 
 
-def _quick_csv(
-    data: bytes, form: Format
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]] | None:
-    """Columns of a file without a fault, None where anything looks wrong: the slow pass then says what."""
+def _quick_csv(data: bytes, header: Header) -> Columns | None:
+    """Columns of a file without a fault; None where anything looks wrong or needs a closer look."""
     import pandas as pd
 
+    form = header.form
+    multiline = any("\n" in name or "\r" in name for name in header.names)
+    if form.prefix is not None or multiline or not is_utf8(data):
+        return None
     try:
-        table = pd.read_csv(
-            io.BytesIO(data), encoding="utf-8-sig", skip_blank_lines=True, skipinitialspace=True
-        )
-    except (ValueError, UnicodeDecodeError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                io.BytesIO(data),
+                header=None,
+                names=range(len(header.names)),
+                skiprows=header.line,
+                dtype={header.at[0]: "object"},  # pandas rounds numbers, Python does not
+                index_col=False,
+                skipinitialspace=True,
+                low_memory=False,
+            )
+    except (ValueError, pd.errors.ParserWarning):
         return None
-    table.columns = [str(column).strip().lower() for column in table.columns]
-    columns = table[form.arrival], table[form.prompt], table[form.output]
-    if any(not pd.api.types.is_integer_dtype(column) for column in columns[1:]) or not len(table):
+    if not len(table) or table.iloc[:, -1].isna().any():
         return None
-    if form.unit_s is None:
+    clock, *tokens = (table[at] for at in header.at)
+    if not all(pd.api.types.is_signed_integer_dtype(column) for column in tokens):
+        return None
+    if form.wall_clock:
         try:
-            clock = pd.to_datetime(columns[0], format="ISO8601", utc=True)
+            moments = pd.to_datetime(clock, format="ISO8601", utc=True).dt.tz_localize(None)
         except ValueError:
             return None
-        arrival = (clock - clock.iloc[0]).dt.total_seconds().to_numpy(np.float64)
-    elif pd.api.types.is_numeric_dtype(columns[0]):
-        arrival = columns[0].to_numpy(np.float64) * form.unit_s
+        ticks = moments.to_numpy("datetime64[ns]").astype(np.int64)
     else:
-        return None
-    prompt, output = (column.to_numpy(np.int64) for column in columns[1:])
-    fine = np.isfinite(arrival).all() and arrival[0] >= 0 and (np.diff(arrival) >= 0).all()
-    return (arrival, prompt, output) if fine and prompt.min() >= 1 and output.min() >= 1 else None
-
-
-Lines = Iterator[Row | str]
-"""Rows, or messages about rows that are wrong."""
-
-
-def _csv_rows(path: Path, text: str, form: Format) -> Lines:
-    import csv
-
-    lines = enumerate(text.splitlines(), start=1)
-    number, header = next((n, line) for n, line in lines if line.strip())
-    columns = [column.strip().lower() for column in next(csv.reader([header]))]
-    where = [columns.index(name) for name in (form.arrival, form.prompt, form.output)]
-    start: float | None = None
-    for number, line in lines:
-        if not line.strip():
-            continue
-        cells = next(csv.reader([line]))
-        if [cell.strip().lower() for cell in cells] == columns:
-            yield f"{path}: line {number}: the header stands there again"
-            continue
-        if len(cells) < len(columns):
-            yield f"{path}: line {number}: {len(cells)} of {len(columns)} columns; the line is cut short"
-            continue
-        values = [cells[i].strip() for i in where]
         try:
-            clock = _arrival(values[0], form, f"{path}: line {number}: {columns[where[0]]}")
-            if form.unit_s is None:
-                start = clock if start is None else start
-                clock -= start
-            yield Row(
-                number,
-                clock,
-                _tokens(values[1], f"{path}: line {number}: {columns[where[1]]}"),
-                _tokens(values[2], f"{path}: line {number}: {columns[where[2]]}"),
-            )
-        except ValueError as error:
-            yield str(error)
-
-
-def _arrival(value: str, form: Format, where: str) -> float:
-    if form.unit_s is not None:
-        try:
-            seconds = float(value) * form.unit_s
+            ticks = np.fromiter(map(float, clock), np.float64, len(clock))
         except ValueError:
-            raise ValueError(f"{where}: {value!r} is not a number") from None
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"{where}: {value!r} is not a time of 0 or later")
-        return seconds
-    try:
-        return (
-            float(
-                np.datetime64(value.removesuffix("Z").split("+")[0].replace(" ", "T"), "ns").astype(np.int64)
-            )
-            * 1e-9
-        )
-    except ValueError:
-        raise ValueError(f"{where}: {value!r} is not a date and time") from None
-
-
-def _tokens(value: object, where: str) -> int:
-    try:
-        number = float(str(value))
-    except ValueError:
-        raise ValueError(f"{where}: {value!r} is not a whole number") from None
-    if not (number.is_integer() and number >= 1) or isinstance(value, bool):
-        raise ValueError(f"{where}: {value!r} must be a whole number of at least 1")
-    return int(number)
-
-
-def _json_rows(path: Path, text: str) -> tuple[Lines, Format]:
-    first = next(line for line in text.splitlines() if line.strip())
-    try:
-        keys = set(json.loads(first))
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: line 1: {first[:60]!r} is not a JSON object") from None
-    for form in JSON_FORMATS:
-        if {form.arrival, form.prompt, form.output} <= keys:
-            return _json_lines(path, text, form), form
-    expected = " or ".join(", ".join((f.arrival, f.prompt, f.output)) for f in JSON_FORMATS)
-    raise InputError(
-        f"{path}: line 1: keys {', '.join(sorted(keys))} are of no known format; expected {expected}"
+            return None
+        if not np.isfinite(ticks).all() or ticks[0] < 0 or "_" in "".join(clock):
+            return None
+    prompt, output = (column.to_numpy(np.int64) for column in tokens)
+    fine = (
+        (ticks[1:] >= ticks[:-1]).all()
+        and min(prompt.min(), output.min()) >= 1
+        and max(prompt.max(), output.max()) <= MOST_TOKENS
     )
+    return (ticks, prompt, output) if fine else None
 
 
-def _json_lines(path: Path, text: str, form: Format) -> Lines:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}: line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError:
-            yield f"{where}: not JSON; the line may be cut short"
-            continue
-        missing = [
-            n
-            for n in (form.arrival, form.prompt, form.output)
-            if not isinstance(record, dict) or n not in record
-        ]
-        if missing:
-            yield f"{where}: {missing[0]} is missing"
-            continue
-        try:
-            prefix = None
-            if form.prefix is not None:
-                prefix = tuple(int(block) for block in record.get(form.prefix) or ())
-            yield Row(
-                number,
-                _arrival(str(record[form.arrival]), form, f"{where}: {form.arrival}"),
-                _tokens(record[form.prompt], f"{where}: {form.prompt}"),
-                _tokens(record[form.output], f"{where}: {form.output}"),
-                prefix,
-            )
-        except (ValueError, TypeError) as error:
-            yield str(error) if str(error).startswith(where) else f"{where}: {error}"
-
-
-def _collect(path: Path, rows: Lines, form: Format, skip: bool) -> ReadResult:
-    kept: list[Row] = []
-    drops: list[str] = []
-    dropped = 0
-    latest = 0.0
+def _collect(path: Path, rows: Iterable[Row | Fault], form: Format, skip: bool) -> ReadResult:
+    """Good rows as columns; the first fault ends it unless bad rows are to be skipped."""
+    lines, prompt, output = array("q"), array("q"), array("q")
+    ticks: list[float] = []
+    prefix: list[tuple[int, ...]] = []
+    faults: list[Fault] = []
+    latest = -float("inf")
+    in_order = True
     for row in rows:
-        if isinstance(row, Row) and row.arrival_s < latest:
-            row = f"{path}: line {row.line}: {form.arrival} goes back in time; sort the file by arrival"
-        if isinstance(row, str):
-            if not skip:
-                raise InputError(row)
-            dropped += 1
-            if len(drops) < MOST_DROPS_SHOWN:
-                drops.append(row)
-            continue
-        latest = row.arrival_s
-        kept.append(row)
-    if not kept:
-        raise InputError(
-            f"{path}: no request in the file" + (f" ({dropped} bad rows dropped)" if dropped else "")
-        )
-    trace = _trace(
-        path,
-        form,
-        np.array([row.arrival_s for row in kept]),
-        np.array([row.prompt for row in kept], np.int64),
-        np.array([row.output for row in kept], np.int64),
-        tuple(row.prefix or () for row in kept) if form.prefix else None,
+        if isinstance(row, Row):
+            line, tick, *tokens, blocks = row
+            if tick < latest:
+                in_order = False
+                if not skip:
+                    raise InputError(_message(path, _unsorted(form, line), skip))
+            latest = tick
+            lines.append(line)
+            ticks.append(tick)
+            prompt.append(tokens[0])
+            output.append(tokens[1])
+            prefix.append(blocks)
+        elif skip:
+            faults.append(row)
+        else:
+            raise InputError(_message(path, row, skip))
+    keep = np.arange(len(lines)) if in_order else longest_sorted(ticks)
+    if not in_order:
+        kept = set(keep.tolist())
+        faults += [_unsorted(form, line) for at, line in enumerate(lines) if at not in kept]
+        faults.sort()
+    if not len(keep):
+        tail = f" ({len(faults)} bad rows dropped)" if faults else ""
+        raise InputError(f"{path}: no request in the file{tail}")
+    columns = np.array(ticks)[keep], np.array(prompt)[keep], np.array(output)[keep]
+    return ReadResult(
+        trace=_trace(path, form, columns, tuple(prefix[at] for at in keep) if form.prefix else None),
+        format=form.name,
+        dropped=len(faults),
+        dropped_by_field=tuple(Counter(fault.field for fault in faults).most_common()),
+        first_drops=tuple(_message(path, fault, skip) for fault in faults[:MOST_DROPS_SHOWN]),
     )
-    return ReadResult(trace=trace, format=form.name, dropped=dropped, first_drops=tuple(drops))
+
+
+def longest_sorted(values: Sequence[float]) -> NDArray[np.int64]:
+    """Positions of a longest subsequence that does not decrease, by patience sorting in O(n log n).
+
+    Examples
+    --------
+    >>> longest_sorted([1, 2, 99, 3, 3, 0, 4]).tolist()
+    [0, 1, 3, 4, 6]
+    """
+    tops: list[float] = []
+    top_at: list[int] = []
+    before = np.full(len(values), -1)
+    for at, value in enumerate(values):
+        pile = bisect_right(tops, value)
+        if pile:
+            before[at] = top_at[pile - 1]
+        tops[pile : pile + 1] = [value]
+        top_at[pile : pile + 1] = [at]
+    chain = []
+    at = top_at[-1] if top_at else -1
+    while at >= 0:
+        chain.append(at)
+        at = int(before[at])
+    return np.array(chain[::-1], np.int64)
+
+
+def _unsorted(form: Format, line: int) -> Fault:
+    return Fault(line, form.arrival, "goes back in time; rows must be sorted by arrival")
+
+
+def _message(path: Path, fault: Fault, skip: bool) -> str:
+    way_out = "" if skip else "; --skip-bad-rows leaves such rows out"
+    message = f"{path}: line {fault.line}: {fault.field}: {fault.what}{way_out}"
+    return message.encode("utf-8", "backslashreplace").decode()  # names may hold bytes that are no text
 
 
 def _trace(
-    path: Path, form: Format, arrival_s: NDArray[np.float64], prompt: NDArray[np.int64],
-    output: NDArray[np.int64], prefix: tuple[tuple[int, ...], ...] | None,
-) -> Trace:  # fmt: skip
+    path: Path, form: Format, columns: Columns, prefix: tuple[tuple[int, ...], ...] | None = None
+) -> Trace:
+    ticks, prompt, output = columns
+    start = ticks[0] if form.wall_clock else 0
     return Trace(
-        arrival_s=arrival_s, prompt_tokens=prompt, output_tokens=output, prefix=prefix, name=path.name
+        arrival_s=((ticks - start) / form.ticks_per_s).astype(np.float64),
+        prompt_tokens=prompt,
+        output_tokens=output,
+        prefix=prefix,
+        prefix_block_tokens=form.prefix_block_tokens,
+        name=path.name,
     )
