@@ -271,7 +271,7 @@ def optimize(
     progress(f"{len(candidates)} feasible plans; bounding")
     evaluator = Evaluator(question, tables=tables, silicon=silicon)
     bounded = [evaluator.bounded(candidate) for candidate in candidates]
-    progress("simulating by bound")
+    progress("simulating by bound (the first run ever compiles the simulator: about 20 s)")
     verified, certificate = verify(
         bounded,
         evaluator.simulated,

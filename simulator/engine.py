@@ -1,5 +1,7 @@
 """Serve a trace with a plan: arrays in, Outcome out."""
 
+from typing import Any
+
 import numpy as np
 
 from profiles.plan import EngineSettings
@@ -104,34 +106,16 @@ def simulate(
     return _outcome(trace, arrival, requests, replica, rejected, state, totals, step, replicas)
 
 
-def _requests(trace: Trace, arrival: IntArray) -> k.Requests:
-    n = len(trace)
-
-    def full(value: int) -> IntArray:
-        return np.full(n, value, np.int64)
-
-    return k.Requests(
-        arrival=arrival,
-        prompt=trace.prompt_tokens.astype(np.int64),
-        output=trace.output_tokens.astype(np.int64),
-        scheduled=full(-1),
-        first=full(-1),
-        finish=full(-1),
-        preemptions=full(0),
-        status=np.full(n, k.WAITING, np.int8),
-        generated=full(0),
-        target=trace.prompt_tokens.astype(np.int64).copy(),
-        done=full(0),
-        base=full(0),
-        joined=full(0),
-        join_time=full(0),
-        due=full(0),
-        last_token=full(0),
-        lane=np.full(n, -1, np.int32),
-        position=np.full(n, -1, np.int32),
-        next_assigned=np.full(n, -1, np.int32),
-        swap_next=np.full(n, -1, np.int32),
-    )
+def _requests(trace: Trace, arrival: IntArray) -> Any:
+    """One record per request, see ``kernel.REQUEST``."""
+    requests = np.recarray(len(trace), k.REQUEST)
+    requests[:] = 0
+    requests.arrival = arrival
+    requests.prompt = requests.target = trace.prompt_tokens
+    requests.output = trace.output_tokens
+    for name in ("scheduled", "first", "finish", "lane", "position", "next_assigned", "swap_next"):
+        requests[name] = -1
+    return requests
 
 
 def _state(step: StepCost, engine: EngineSettings, replicas: int, most_waiting: int) -> k.State:
@@ -141,53 +125,38 @@ def _state(step: StepCost, engine: EngineSettings, replicas: int, most_waiting: 
     def zeros(*shape: int) -> IntArray:
         return np.zeros((replicas, *shape), np.int64)
 
-    return k.State(
-        clock=zeros(),
-        head=np.full(replicas, -1, np.int64),
-        assigned=zeros(),
-        finished=zeros(),
-        free=np.full((replicas, ranks), step.kv_blocks, np.int64),
+    def records(kind: np.dtype[Any], *shape: int) -> Any:
+        return zeros(*shape, len(kind)).view(kind)[..., 0].view(np.recarray)
+
+    state = k.State(
+        own=records(k.REPLICA),
+        slots=records(k.SLOT, stages),
+        lanes=records(k.LANE, lanes),
+        free=zeros(ranks) + step.kv_blocks,
         waiting=zeros(most_waiting),
-        waiting_size=zeros(),
-        batch=zeros(lanes),
-        context=zeros(lanes),
-        count=zeros(lanes),
         residue=zeros(lanes, engine.block_size),
         due=zeros(lanes, 2 * seqs + 16),
-        due_size=zeros(lanes),
         stack=zeros(lanes, 2 * seqs + 16),
-        stack_size=zeros(lanes),
         partial=zeros(lanes, seqs + 1),
-        partial_size=zeros(lanes),
         groups_count=zeros(lanes, seqs + 2),
         groups_time=zeros(lanes, seqs + 2),
-        groups_size=zeros(lanes),
-        swapped_head=np.full((replicas, lanes), -1, np.int64),
-        swapped_tail=np.full((replicas, lanes), -1, np.int64),
-        static_held=zeros(lanes),
-        running=zeros(lanes),
-        pending_end=np.full((replicas, stages), k.INFINITE, np.int64),
-        pending_steps=zeros(stages),
-        pending_decode=zeros(lanes),
-        pending_seqs=zeros(stages),
         chunk_request=zeros(stages, ranks * (seqs + 1)),
         chunk_tokens=zeros(stages, ranks * (seqs + 1)),
-        chunk_size=zeros(stages),
-        stage_free=zeros(stages),
-        busy_until=zeros(),
-        preempted_now=zeros(),
         tokens=zeros(ranks),
         prefills=zeros(ranks),
         closed=zeros(ranks),
         prefill_ps=zeros(stages, ranks),
         base=zeros(stages),
         growth=zeros(stages),
-        tail=np.full(replicas, -1, np.int64),
     )
+    state.own["head"] = state.own["tail"] = -1
+    state.slots["pending_end"] = k.INFINITE
+    state.lanes["swapped_head"] = state.lanes["swapped_tail"] = -1
+    return state
 
 
 def _outcome(
-    trace: Trace, arrival: IntArray, requests: k.Requests, replica: IntArray, rejected: dict[int, str],
+    trace: Trace, arrival: IntArray, requests: Any, replica: IntArray, rejected: dict[int, str],
     state: k.State, totals: k.Totals, step: StepCost, replicas: int,
 ) -> Outcome:  # fmt: skip
     sums = totals.sums.sum(axis=0)
@@ -203,12 +172,12 @@ def _outcome(
     )
     return Outcome(
         arrival_ps=arrival,
-        prompt_tokens=requests.prompt,
-        output_tokens=requests.output,
-        scheduled_ps=requests.scheduled,
-        first_token_ps=requests.first,
-        finish_ps=requests.finish,
-        preemptions=requests.preemptions,
+        prompt_tokens=np.ascontiguousarray(requests["prompt"]),
+        output_tokens=np.ascontiguousarray(requests["output"]),
+        scheduled_ps=np.ascontiguousarray(requests["scheduled"]),
+        first_token_ps=np.ascontiguousarray(requests["first"]),
+        finish_ps=np.ascontiguousarray(requests["finish"]),
+        preemptions=np.ascontiguousarray(requests["preemptions"]),
         replica=replica,
         rejected=rejected,
         replicas=replicas,

@@ -42,20 +42,38 @@ Cost = namedtuple(
     "decode_value_nj decode_slope_nj prefill_launch_nj prefill_nj swap_block",
 )
 
-# One element per request.
-Requests = namedtuple(
-    "Requests",
-    "arrival prompt output scheduled first finish preemptions status generated target done base joined "
-    "join_time due last_token lane position next_assigned swap_next",
+# Records, not one array a field: Numba passes a tuple of arrays by value, so that each array in it costs
+# compile time in every function. ``requests.arrival[r]`` reads the same either way.
+
+REQUEST = np.dtype(
+    [(name, np.int64) for name in (
+        "arrival prompt output scheduled first finish preemptions status generated target done base joined "
+        "join_time due last_token lane position next_assigned swap_next"
+    ).split()]
+)  # fmt: skip
+
+LANE = np.dtype(
+    [(name, np.int64) for name in (
+        "batch context count due_size stack_size partial_size groups_size swapped_head swapped_tail "
+        "static_held running pending_decode"
+    ).split()]
+)  # fmt: skip
+
+SLOT = np.dtype(
+    [(name, np.int64) for name in "pending_end pending_steps pending_seqs chunk_size stage_free".split()]
 )
 
-# First axis: replica.
+REPLICA = np.dtype(
+    [(name, np.int64) for name in (
+        "clock head assigned finished waiting_size busy_until preempted_now tail"
+    ).split()]
+)  # fmt: skip
+
+# First axis of all: replica. ``own`` REPLICA, ``slots`` SLOT, ``lanes`` LANE; the rest int64 arrays.
 State = namedtuple(
     "State",
-    "clock head assigned finished free waiting waiting_size batch context count residue due due_size stack "
-    "stack_size partial partial_size groups_count groups_time groups_size swapped_head swapped_tail "
-    "static_held running pending_end pending_steps pending_decode pending_seqs chunk_request chunk_tokens "
-    "chunk_size stage_free busy_until preempted_now tokens prefills closed prefill_ps base growth tail",
+    "own slots lanes free waiting residue due stack partial groups_count groups_time chunk_request chunk_tokens "
+    "tokens prefills closed prefill_ps base growth",
 )
 
 # Totals of one replica: rows of int64 [replica, TOTALS] and histograms.
@@ -163,24 +181,24 @@ def enqueue(cfg, req, st, rep, r):
     key = np.int64(r)
     if cfg.sjf:
         key += req.prompt[r] << 32
-    heap_push(st.waiting[rep], st.waiting_size[rep], key)
-    st.waiting_size[rep] += 1
+    heap_push(st.waiting[rep], st.own.waiting_size[rep], key)
+    st.own.waiting_size[rep] += 1
     req.status[r] = WAITING
 
 
 @compiled
 def take_arrivals(cfg, req, st, rep, now):
-    r = st.head[rep]
+    r = st.own.head[rep]
     while r >= 0 and req.arrival[r] <= now:
         enqueue(cfg, req, st, rep, r)
         r = req.next_assigned[r]
-    st.head[rep] = r
+    st.own.head[rep] = r
 
 
 @compiled
 def push_running(req, st, rep, lane, r):
     """Remember the order of admission; finished entries are left behind and swept when the row is full."""
-    size = st.stack_size[rep, lane]
+    size = st.lanes.stack_size[rep, lane]
     row = st.stack[rep, lane]
     if size == row.shape[0]:
         kept = 0
@@ -194,34 +212,34 @@ def push_running(req, st, rep, lane, r):
     row[size] = r
     req.position[r] = size
     req.lane[r] = lane
-    st.stack_size[rep, lane] = size + 1
-    st.running[rep, lane] += 1
+    st.lanes.stack_size[rep, lane] = size + 1
+    st.lanes.running[rep, lane] += 1
 
 
 @compiled
 def drop_running(req, st, rep, lane, r):
     req.position[r] = -1
     req.lane[r] = -1
-    st.running[rep, lane] -= 1
+    st.lanes.running[rep, lane] -= 1
 
 
 @compiled
 def last_admitted(req, st, rep, lane):
     """The running sequence of the lane that was admitted last, -1 if none runs."""
-    size = st.stack_size[rep, lane]
+    size = st.lanes.stack_size[rep, lane]
     while size > 0:
         r = st.stack[rep, lane, size - 1]
         if req.lane[r] == lane and req.position[r] == size - 1:
             break
         size -= 1
-    st.stack_size[rep, lane] = size
+    st.lanes.stack_size[rep, lane] = size
     return st.stack[rep, lane, size - 1] if size > 0 else np.int64(-1)
 
 
 @compiled
 def push_due(req, st, rep, lane, r):
     """Queue a completion, keyed by the count at which it falls due."""
-    size = st.due_size[rep, lane]
+    size = st.lanes.due_size[rep, lane]
     row = st.due[rep, lane]
     if size == row.shape[0]:  # sweep entries of preempted sequences
         kept = 0
@@ -235,26 +253,26 @@ def push_due(req, st, rep, lane, r):
             if i < size:
                 heap_sift(row, size, i)
     heap_push(row, size, (req.due[r] << 31) | r)
-    st.due_size[rep, lane] = size + 1
+    st.lanes.due_size[rep, lane] = size + 1
 
 
 @compiled
 def next_due(req, st, rep, lane):
     """Count at which the next sequence of the lane completes, INFINITE if none decodes."""
     row = st.due[rep, lane]
-    while st.due_size[rep, lane] > 0:
+    while st.lanes.due_size[rep, lane] > 0:
         r = row[0] & 0x7FFFFFFF
         if req.lane[r] == lane and req.status[r] == DECODING and req.due[r] == row[0] >> 31:
             return row[0] >> 31
-        heap_pop(row, st.due_size[rep, lane])
-        st.due_size[rep, lane] -= 1
+        heap_pop(row, st.lanes.due_size[rep, lane])
+        st.lanes.due_size[rep, lane] -= 1
     return INFINITE
 
 
 @compiled
 def add_group(st, rep, lane, time, members):
     """``members`` sequences of the lane got their last token at ``time``."""
-    size = st.groups_size[rep, lane]
+    size = st.lanes.groups_size[rep, lane]
     for i in range(size - 1, -1, -1):
         if st.groups_time[rep, lane, i] == time:
             st.groups_count[rep, lane, i] += members
@@ -266,7 +284,7 @@ def add_group(st, rep, lane, time, members):
                 i = j
                 break
     else:
-        st.groups_size[rep, lane] += 1
+        st.lanes.groups_size[rep, lane] += 1
     st.groups_time[rep, lane, i] = time
     st.groups_count[rep, lane, i] = members
 
@@ -274,15 +292,15 @@ def add_group(st, rep, lane, time, members):
 @compiled
 def join_decode(cfg, req, st, rep, lane, r, base, generated, emitted_at):
     """r has ``base`` tokens in the cache and ``generated`` emitted, the last one at ``emitted_at``."""
-    count = st.count[rep, lane]
+    count = st.lanes.count[rep, lane]
     req.status[r] = DECODING
     req.base[r] = base
     req.joined[r] = count
     req.join_time[r] = emitted_at
     req.due[r] = count + req.output[r] - generated
     push_due(req, st, rep, lane, r)
-    st.batch[rep, lane] += 1
-    st.context[rep, lane] += base + 1
+    st.lanes.batch[rep, lane] += 1
+    st.lanes.context[rep, lane] += base + 1
     st.residue[rep, lane, (count - base) % cfg.block_size] += 1
     add_group(st, rep, lane, emitted_at, 1)
 
@@ -290,8 +308,8 @@ def join_decode(cfg, req, st, rep, lane, r, base, generated, emitted_at):
 @compiled
 def leave_decode(cfg, req, st, rep, lane, r):
     """Take r out of the decoding totals, wherever it stands."""
-    st.batch[rep, lane] -= 1
-    st.context[rep, lane] -= req.base[r] + 1 + st.count[rep, lane] - req.joined[r]
+    st.lanes.batch[rep, lane] -= 1
+    st.lanes.context[rep, lane] -= req.base[r] + 1 + st.lanes.count[rep, lane] - req.joined[r]
     st.residue[rep, lane, (req.joined[r] - req.base[r]) % cfg.block_size] -= 1
 
 
@@ -299,7 +317,7 @@ def leave_decode(cfg, req, st, rep, lane, r):
 def release(cfg, st, rep, rank, lane, tokens):
     """Give back the blocks of a sequence with ``tokens`` tokens in the cache."""
     if cfg.policy == STATIC:
-        st.static_held[rep, lane] += cfg.reserve_blocks
+        st.lanes.static_held[rep, lane] += cfg.reserve_blocks
     elif cfg.policy == ORCA:
         st.free[rep, rank] += cfg.reserve_blocks
     else:
@@ -309,45 +327,45 @@ def release(cfg, st, rep, rank, lane, tokens):
 @compiled
 def preempt(cfg, cost, req, st, totals, rep, lane, rank, r):
     """Take r off the device. Returns the time that moving its KV costs (0 for recompute)."""
-    st.preempted_now[rep] = 1
+    st.own.preempted_now[rep] = 1
     req.preemptions[r] += 1
     totals.sums[rep, PREEMPTIONS] += 1
     if req.status[r] == PREFILLING:
         st.free[rep, rank] += blocks_of(req.target[r], cfg.block_size)
-        size = st.partial_size[rep, lane]
+        size = st.lanes.partial_size[rep, lane]
         kept = 0
         for i in range(size):
             if st.partial[rep, lane, i] != r:
                 st.partial[rep, lane, kept] = st.partial[rep, lane, i]
                 kept += 1
-        st.partial_size[rep, lane] = kept
+        st.lanes.partial_size[rep, lane] = kept
         totals.sums[rep, RECOMPUTED] += req.done[r]
         req.done[r] = 0
         drop_running(req, st, rep, lane, r)
         enqueue(cfg, req, st, rep, r)
         return np.int64(0)
-    steps = st.count[rep, lane] - req.joined[r]
+    steps = st.lanes.count[rep, lane] - req.joined[r]
     stored = req.base[r] + steps
     blocks = blocks_of(stored, cfg.block_size)
     emitted_at = req.join_time[r] if steps == 0 else st.groups_time[rep, lane, 0]
-    for i in range(st.groups_size[rep, lane]):
+    for i in range(st.lanes.groups_size[rep, lane]):
         if st.groups_time[rep, lane, i] == emitted_at:
             st.groups_count[rep, lane, i] -= 1
             break
     leave_decode(cfg, req, st, rep, lane, r)
     st.free[rep, rank] += blocks
     req.last_token[r] = emitted_at
-    req.generated[r] = req.output[r] - (req.due[r] - st.count[rep, lane])
+    req.generated[r] = req.output[r] - (req.due[r] - st.lanes.count[rep, lane])
     drop_running(req, st, rep, lane, r)
     if cfg.swap:
         req.status[r] = SWAPPED
         req.base[r] = stored
         req.swap_next[r] = -1
-        if st.swapped_head[rep, lane] < 0:
-            st.swapped_head[rep, lane] = r
+        if st.lanes.swapped_head[rep, lane] < 0:
+            st.lanes.swapped_head[rep, lane] = r
         else:
-            req.swap_next[st.swapped_tail[rep, lane]] = r
-        st.swapped_tail[rep, lane] = r
+            req.swap_next[st.lanes.swapped_tail[rep, lane]] = r
+        st.lanes.swapped_tail[rep, lane] = r
         totals.sums[rep, SWAPPED_BLOCKS] += blocks
         return blocks * cost.swap_block
     req.target[r] = req.prompt[r] + req.generated[r]
@@ -361,7 +379,7 @@ def preempt(cfg, cost, req, st, totals, rep, lane, rank, r):
 def finish(cfg, req, st, rep, lane, rank, r, now):
     req.finish[r] = now
     req.status[r] = FINISHED
-    st.finished[rep] += 1
+    st.own.finished[rep] += 1
     release(cfg, st, rep, rank, lane, req.prompt[r] + req.output[r] - 1)
     drop_running(req, st, rep, lane, r)
 
@@ -371,10 +389,10 @@ def finish(cfg, req, st, rep, lane, rank, r, now):
 
 @compiled
 def add_chunk(st, rep, slot, r, tokens):
-    i = st.chunk_size[rep, slot]
+    i = st.slots.chunk_size[rep, slot]
     st.chunk_request[rep, slot, i] = r
     st.chunk_tokens[rep, slot, i] = tokens
-    st.chunk_size[rep, slot] = i + 1
+    st.slots.chunk_size[rep, slot] = i + 1
 
 
 @compiled
@@ -382,14 +400,14 @@ def swap_in(cfg, cost, req, st, totals, rep, slot, rank):
     """Bring swapped sequences back, oldest first, while blocks for their next token are free."""
     lane = slot * cfg.ranks + rank
     extra = np.int64(0)
-    while st.swapped_head[rep, lane] >= 0 and st.running[rep, lane] < cfg.max_seqs:
-        r = st.swapped_head[rep, lane]
+    while st.lanes.swapped_head[rep, lane] >= 0 and st.lanes.running[rep, lane] < cfg.max_seqs:
+        r = st.lanes.swapped_head[rep, lane]
         blocks = blocks_of(req.base[r], cfg.block_size)
         # One block per decoding sequence stays free, or it would be swapped out again at once.
-        need = blocks_of(req.base[r] + 1, cfg.block_size) + st.batch[rep, lane]
+        need = blocks_of(req.base[r] + 1, cfg.block_size) + st.lanes.batch[rep, lane]
         if need > st.free[rep, rank]:
             break
-        st.swapped_head[rep, lane] = req.swap_next[r]
+        st.lanes.swapped_head[rep, lane] = req.swap_next[r]
         st.free[rep, rank] -= blocks
         push_running(req, st, rep, lane, r)
         join_decode(cfg, req, st, rep, lane, r, req.base[r], req.generated[r], req.last_token[r])
@@ -403,14 +421,14 @@ def reserve_decode(cfg, cost, req, st, totals, rep, slot, rank):
     """Take the blocks that the lane's next decode needs, preempting until they are there."""
     lane = slot * cfg.ranks + rank
     extra = np.int64(0)
-    if cfg.policy == STATIC or cfg.policy == ORCA or st.batch[rep, lane] == 0:
+    if cfg.policy == STATIC or cfg.policy == ORCA or st.lanes.batch[rep, lane] == 0:
         return extra
     while True:
-        need = st.residue[rep, lane, st.count[rep, lane] % cfg.block_size]
-        if need <= st.free[rep, rank] or st.batch[rep, lane] == 0:
+        need = st.residue[rep, lane, st.lanes.count[rep, lane] % cfg.block_size]
+        if need <= st.free[rep, rank] or st.lanes.batch[rep, lane] == 0:
             break
         extra += preempt(cfg, cost, req, st, totals, rep, lane, rank, last_admitted(req, st, rep, lane))
-    st.free[rep, rank] -= need if st.batch[rep, lane] > 0 else 0
+    st.free[rep, rank] -= need if st.lanes.batch[rep, lane] > 0 else 0
     return extra
 
 
@@ -418,7 +436,7 @@ def reserve_decode(cfg, cost, req, st, totals, rep, slot, rank):
 def continue_partials(cfg, req, st, rep, slot, rank, tokens):
     """Next chunks of prompts that are under way. Returns the lane's new tokens."""
     lane = slot * cfg.ranks + rank
-    for i in range(st.partial_size[rep, lane]):
+    for i in range(st.lanes.partial_size[rep, lane]):
         if tokens == cfg.budget:
             break
         r = st.partial[rep, lane, i]
@@ -431,15 +449,15 @@ def continue_partials(cfg, req, st, rep, slot, rank, tokens):
 @compiled
 def admit(cfg, req, st, rep, slot, tokens, prefills, closed, now):
     """Admit from the head of the queue while a rank can take it. Updates tokens and prefills per rank."""
-    while st.waiting_size[rep] > 0:
+    while st.own.waiting_size[rep] > 0:
         r = st.waiting[rep, 0] & 0x7FFFFFFF
         chosen = -1
         chunk_chosen = np.int64(0)
         blocks_chosen = np.int64(0)
         for rank in range(cfg.ranks):
             lane = slot * cfg.ranks + rank
-            running = st.running[rep, lane]
-            if closed[rank] or running >= cfg.max_seqs or st.swapped_head[rep, lane] >= 0:
+            running = st.lanes.running[rep, lane]
+            if closed[rank] or running >= cfg.max_seqs or st.lanes.swapped_head[rep, lane] >= 0:
                 continue
             chunk = req.target[r]
             if tokens[rank] + chunk > cfg.budget:
@@ -456,12 +474,12 @@ def admit(cfg, req, st, rep, slot, tokens, prefills, closed, now):
             keep = cfg.watermark if cfg.policy == VLLM_V0 or cfg.policy == SARATHI else 0
             if blocks > st.free[rep, rank] - keep:
                 continue
-            if chosen < 0 or running < st.running[rep, slot * cfg.ranks + chosen]:
+            if chosen < 0 or running < st.lanes.running[rep, slot * cfg.ranks + chosen]:
                 chosen, chunk_chosen, blocks_chosen = rank, chunk, blocks
         if chosen < 0:
             return
-        heap_pop(st.waiting[rep], st.waiting_size[rep])
-        st.waiting_size[rep] -= 1
+        heap_pop(st.waiting[rep], st.own.waiting_size[rep])
+        st.own.waiting_size[rep] -= 1
         lane = slot * cfg.ranks + chosen
         st.free[rep, chosen] -= blocks_chosen
         push_running(req, st, rep, lane, r)
@@ -469,8 +487,8 @@ def admit(cfg, req, st, rep, slot, tokens, prefills, closed, now):
         if req.scheduled[r] < 0:
             req.scheduled[r] = now
         if chunk_chosen < req.target[r]:
-            st.partial[rep, lane, st.partial_size[rep, lane]] = r
-            st.partial_size[rep, lane] += 1
+            st.partial[rep, lane, st.lanes.partial_size[rep, lane]] = r
+            st.lanes.partial_size[rep, lane] += 1
         add_chunk(st, rep, slot, r, chunk_chosen)
         tokens[chosen] += chunk_chosen
         prefills[chosen] += 1
@@ -510,8 +528,8 @@ def steps_until(wait, base, growth):
 def steps_in_memory(cfg, st, rep, lane, free, most):
     """Most further decode steps (<= most) that ``free`` blocks allow, after the step already reserved."""
     size = cfg.block_size
-    batch = st.batch[rep, lane]
-    start = st.count[rep, lane] + 1
+    batch = st.lanes.batch[rep, lane]
+    start = st.lanes.count[rep, lane] + 1
     cycles = free // batch  # each full cycle of block_size steps takes one block per sequence
     if cycles * size >= most:
         return most
@@ -533,8 +551,8 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
     """
     ranks, stages = cfg.ranks, cfg.stages
     first = slot * ranks
-    st.chunk_size[rep, slot] = 0
-    st.preempted_now[rep] = 0
+    st.slots.chunk_size[rep, slot] = 0
+    st.own.preempted_now[rep] = 0
     extra = np.int64(0)
     tokens, prefills, closed = st.tokens[rep], st.prefills[rep], st.closed[rep]
     tokens[:] = 0
@@ -546,35 +564,35 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
 
     if cfg.policy == VLLM_V0 or cfg.policy == STATIC:
         for rank in range(ranks):
-            closed[rank] = cfg.policy == STATIC and st.running[rep, first + rank] > 0
+            closed[rank] = cfg.policy == STATIC and st.lanes.running[rep, first + rank] > 0
         admit(cfg, req, st, rep, slot, tokens, prefills, closed, now)
         for rank in range(ranks):
-            st.pending_decode[rep, first + rank] = 0
-            if prefills[rank] == 0 and st.batch[rep, first + rank] > 0:
+            st.lanes.pending_decode[rep, first + rank] = 0
+            if prefills[rank] == 0 and st.lanes.batch[rep, first + rank] > 0:
                 extra += reserve_decode(cfg, cost, req, st, totals, rep, slot, rank)
-                st.pending_decode[rep, first + rank] = st.batch[rep, first + rank]
-                tokens[rank] = st.batch[rep, first + rank]
+                st.lanes.pending_decode[rep, first + rank] = st.lanes.batch[rep, first + rank]
+                tokens[rank] = st.lanes.batch[rep, first + rank]
     else:
         for rank in range(ranks):
             extra += reserve_decode(cfg, cost, req, st, totals, rep, slot, rank)
-            st.pending_decode[rep, first + rank] = st.batch[rep, first + rank]
-            tokens[rank] = st.batch[rep, first + rank]
+            st.lanes.pending_decode[rep, first + rank] = st.lanes.batch[rep, first + rank]
+            tokens[rank] = st.lanes.batch[rep, first + rank]
             tokens[rank] = continue_partials(cfg, req, st, rep, slot, rank, tokens[rank])
-        if not st.preempted_now[rep]:
+        if not st.own.preempted_now[rep]:
             admit(cfg, req, st, rep, slot, tokens, prefills, closed, now)
 
     total = np.int64(0)
-    sequences = st.chunk_size[rep, slot]
+    sequences = st.slots.chunk_size[rep, slot]
     for rank in range(ranks):
         total += tokens[rank]
-        sequences += st.pending_decode[rep, first + rank]
+        sequences += st.lanes.pending_decode[rep, first + rank]
     if total == 0:
-        st.pending_end[rep, slot] = INFINITE
+        st.slots.pending_end[rep, slot] = INFINITE
         return
-    st.pending_seqs[rep, slot] = sequences
+    st.slots.pending_seqs[rep, slot] = sequences
 
     # Prefill time of each rank and stage.
-    chunks = st.chunk_size[rep, slot]
+    chunks = st.slots.chunk_size[rep, slot]
     prefill_ps = st.prefill_ps[rep]
     prefill_ps[:] = 0
     for i in range(chunks):
@@ -605,9 +623,9 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
         for rank in range(ranks):
             time, slope = cost.local[p, tokens[rank]] + prefill_ps[p, rank], np.int64(0)
             totals.sums[rep, PREFILL_PS] += prefill_ps[p, rank]
-            batch = st.pending_decode[rep, first + rank]
+            batch = st.lanes.pending_decode[rep, first + rank]
             if batch > 0:
-                context = st.context[rep, first + rank]
+                context = st.lanes.context[rep, first + rank]
                 j = piece(cost.knots, batch, context)
                 over = context - batch * cost.knots[j]
                 slope = cost.decode_slope[p, batch, j] * batch
@@ -619,9 +637,9 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
         base[p], growth[p] = best + cost.shared[p, total], best_growth
         if ranks > 1:  # steps until a rank with a steeper slope becomes the slowest
             for rank in range(ranks):
-                batch = st.pending_decode[rep, first + rank]
+                batch = st.lanes.pending_decode[rep, first + rank]
                 if batch > 0:
-                    context = st.context[rep, first + rank]
+                    context = st.lanes.context[rep, first + rank]
                     j = piece(cost.knots, batch, context)
                     slope = cost.decode_slope[p, batch, j] * batch
                     if slope > best_growth:
@@ -637,11 +655,11 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
     alone = True
     for other in range(stages):
         if other != slot:  # another slot that may act before this one ends its stretch
-            alone = alone and st.pending_end[rep, other] == INFINITE
+            alone = alone and st.slots.pending_end[rep, other] == INFINITE
             for lane in range(other * ranks, (other + 1) * ranks):
-                alone = alone and st.swapped_head[rep, lane] < 0
-    once = not cfg.skip or chunks > 0 or extra > 0 or st.preempted_now[rep] == 1
-    once = once or not alone or (stages > 1 and st.waiting_size[rep] > 0)
+                alone = alone and st.lanes.swapped_head[rep, lane] < 0
+    once = not cfg.skip or chunks > 0 or extra > 0 or st.own.preempted_now[rep] == 1
+    once = once or not alone or (stages > 1 and st.own.waiting_size[rep] > 0)
     duration = np.int64(0)
     grows = np.int64(0)
     for p in range(stages):
@@ -655,42 +673,42 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
         open_lane = stages > 1
         for rank in range(ranks):
             lane = first + rank
-            if st.pending_decode[rep, lane] > 0:
-                steps = min(steps, next_due(req, st, rep, lane) - st.count[rep, lane])
-            open_lane = open_lane or st.running[rep, lane] < cfg.max_seqs
+            if st.lanes.pending_decode[rep, lane] > 0:
+                steps = min(steps, next_due(req, st, rep, lane) - st.lanes.count[rep, lane])
+            open_lane = open_lane or st.lanes.running[rep, lane] < cfg.max_seqs
         if open_lane and cfg.policy == STATIC:  # a rank without a batch can start one, others cannot
             open_lane = stages > 1
             for rank in range(ranks):
-                open_lane = open_lane or st.running[rep, first + rank] == 0
-        if open_lane and (st.waiting_size[rep] == 0 or cfg.sjf):
+                open_lane = open_lane or st.lanes.running[rep, first + rank] == 0
+        if open_lane and (st.own.waiting_size[rep] == 0 or cfg.sjf):
             arrival = horizon
-            if st.head[rep] >= 0:
-                arrival = min(arrival, req.arrival[st.head[rep]])
+            if st.own.head[rep] >= 0:
+                arrival = min(arrival, req.arrival[st.own.head[rep]])
             if arrival < INFINITE:
                 steps = min(steps, steps_until(arrival - now, duration, grows))
         if cfg.policy != STATIC and cfg.policy != ORCA:
             for rank in range(ranks):
                 lane = first + rank
-                if st.pending_decode[rep, lane] > 0 and steps > 1:
+                if st.lanes.pending_decode[rep, lane] > 0 and steps > 1:
                     more = steps_in_memory(cfg, st, rep, lane, st.free[rep, rank], steps - 1)
                     steps = 1 + more
-    st.pending_steps[rep, slot] = steps
+    st.slots.pending_steps[rep, slot] = steps
 
     # The last of the repeated iterations starts once the others are over; with other slots in flight
     # (steps is 1 then) it also waits for each stage to be free.
     before = steps - 1
     end = now + before * duration + grows * (before * (before - 1) // 2)
     for p in range(stages):
-        end = max(end, st.stage_free[rep, p]) + base[p] + growth[p] * before
-        st.stage_free[rep, p] = end
+        end = max(end, st.slots.stage_free[rep, p]) + base[p] + growth[p] * before
+        st.slots.stage_free[rep, p] = end
         totals.sums[rep, STAGE_BUSY] += steps * base[p] + growth[p] * (steps * before // 2)
         if p + 1 < stages:
             end += cost.send[p, total]
-    st.pending_end[rep, slot] = end
-    start = max(now, st.busy_until[rep])
+    st.slots.pending_end[rep, slot] = end
+    start = max(now, st.own.busy_until[rep])
     if end > start:
         totals.sums[rep, BUSY] += end - start
-        st.busy_until[rep] = end
+        st.own.busy_until[rep] = end
 
     # Totals of what was decided.
     totals.sums[rep, ITERATIONS] += steps
@@ -702,9 +720,9 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
     for rank in range(ranks):
         lane = first + rank
         totals.local[rep, tokens[rank]] += steps
-        batch = st.pending_decode[rep, lane]
+        batch = st.lanes.pending_decode[rep, lane]
         if batch > 0:
-            context = st.context[rep, lane]
+            context = st.lanes.context[rep, lane]
             totals.sums[rep, DECODE_TOKENS] += steps * batch
             totals.sums[rep, KV_READ] += steps * context + batch * pairs
             j = piece(cost.knots, batch, context)
@@ -719,13 +737,13 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
             # Gaps: the first step closes whatever gap each group has, the others last one step each.
             step_end = now + duration if steps > 1 else end
             members = np.int64(0)
-            for g in range(st.groups_size[rep, lane]):
+            for g in range(st.lanes.groups_size[rep, lane]):
                 n = st.groups_count[rep, lane, g]
                 record_gaps(totals, rep, step_end - st.groups_time[rep, lane, g], np.int64(0), 1, n)
                 members += n
             if steps > 1:
                 record_gaps(totals, rep, duration + grows, grows, steps - 1, members)
-            st.groups_size[rep, lane] = 1
+            st.lanes.groups_size[rep, lane] = 1
             st.groups_time[rep, lane, 0] = end
             st.groups_count[rep, lane, 0] = members
             if steps > 1 and cfg.policy != STATIC and cfg.policy != ORCA:  # blocks of steps 2..k
@@ -733,7 +751,7 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
                 cycles = (steps - 1) // size
                 need = cycles * batch
                 for i in range(cycles * size, steps - 1):
-                    need += st.residue[rep, lane, (st.count[rep, lane] + 1 + i) % size]
+                    need += st.residue[rep, lane, (st.lanes.count[rep, lane] + 1 + i) % size]
                 st.free[rep, rank] -= need
         used = cfg.blocks - st.free[rep, rank]
         if used > totals.sums[rep, PEAK_BLOCKS]:
@@ -743,33 +761,33 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
 @compiled
 def complete(cfg, req, st, totals, rep, slot):
     """Apply what the slot's batch did: tokens, completions, blocks given back."""
-    now = st.pending_end[rep, slot]
-    st.pending_end[rep, slot] = INFINITE
-    steps = st.pending_steps[rep, slot]
+    now = st.slots.pending_end[rep, slot]
+    st.slots.pending_end[rep, slot] = INFINITE
+    steps = st.slots.pending_steps[rep, slot]
     first = slot * cfg.ranks
     for rank in range(cfg.ranks):
         lane = first + rank
-        batch = st.pending_decode[rep, lane]
+        batch = st.lanes.pending_decode[rep, lane]
         if batch > 0:
-            st.count[rep, lane] += steps
-            st.context[rep, lane] += batch * steps
-            while next_due(req, st, rep, lane) == st.count[rep, lane]:
+            st.lanes.count[rep, lane] += steps
+            st.lanes.context[rep, lane] += batch * steps
+            while next_due(req, st, rep, lane) == st.lanes.count[rep, lane]:
                 r = st.due[rep, lane, 0] & 0x7FFFFFFF
-                heap_pop(st.due[rep, lane], st.due_size[rep, lane])
-                st.due_size[rep, lane] -= 1
+                heap_pop(st.due[rep, lane], st.lanes.due_size[rep, lane])
+                st.lanes.due_size[rep, lane] -= 1
                 leave_decode(cfg, req, st, rep, lane, r)
                 st.groups_count[rep, lane, 0] -= 1
                 finish(cfg, req, st, rep, lane, rank, r, now)
-    for i in range(st.chunk_size[rep, slot]):
+    for i in range(st.slots.chunk_size[rep, slot]):
         r = st.chunk_request[rep, slot, i]
         lane = req.lane[r]
         rank = lane - first
         req.done[r] += st.chunk_tokens[rep, slot, i]
         if req.done[r] < req.target[r]:
             continue
-        if st.partial_size[rep, lane] > 0 and st.partial[rep, lane, 0] == r:
-            st.partial_size[rep, lane] -= 1
-            for j in range(st.partial_size[rep, lane]):
+        if st.lanes.partial_size[rep, lane] > 0 and st.partial[rep, lane, 0] == r:
+            st.lanes.partial_size[rep, lane] -= 1
+            for j in range(st.lanes.partial_size[rep, lane]):
                 st.partial[rep, lane, j] = st.partial[rep, lane, j + 1]
         generated = req.generated[r] + 1
         if generated == 1:
@@ -780,12 +798,12 @@ def complete(cfg, req, st, totals, rep, slot):
             finish(cfg, req, st, rep, lane, rank, r, now)
         else:
             join_decode(cfg, req, st, rep, lane, r, req.target[r], generated, now)
-    st.chunk_size[rep, slot] = 0
+    st.slots.chunk_size[rep, slot] = 0
     if cfg.policy == STATIC:
         for rank in range(cfg.ranks):
-            if st.running[rep, first + rank] == 0:
-                st.free[rep, rank] += st.static_held[rep, first + rank]
-                st.static_held[rep, first + rank] = 0
+            if st.lanes.running[rep, first + rank] == 0:
+                st.free[rep, rank] += st.lanes.static_held[rep, first + rank]
+                st.lanes.static_held[rep, first + rank] = 0
 
 
 @compiled
@@ -795,32 +813,32 @@ def advance(cfg, cost, req, st, totals, rep, until, horizon):
         now = INFINITE
         idle = False
         for slot in range(cfg.stages):
-            end = st.pending_end[rep, slot]
+            end = st.slots.pending_end[rep, slot]
             idle = idle or end == INFINITE
             now = min(now, end)
-        if idle and st.head[rep] >= 0:
-            now = min(now, req.arrival[st.head[rep]])
+        if idle and st.own.head[rep] >= 0:
+            now = min(now, req.arrival[st.own.head[rep]])
         if now > until or now == INFINITE:
             return
-        st.clock[rep] = now
+        st.own.clock[rep] = now
         take_arrivals(cfg, req, st, rep, now)
         for slot in range(cfg.stages):
-            if st.pending_end[rep, slot] == now:
+            if st.slots.pending_end[rep, slot] == now:
                 complete(cfg, req, st, totals, rep, slot)
         for slot in range(cfg.stages):
-            if st.pending_end[rep, slot] == INFINITE:
+            if st.slots.pending_end[rep, slot] == INFINITE:
                 schedule(cfg, cost, req, st, totals, rep, slot, now, horizon)
 
 
 @compiled
 def assign(req, st, rep, r):
     req.next_assigned[r] = -1
-    if st.head[rep] < 0:
-        st.head[rep] = r
+    if st.own.head[rep] < 0:
+        st.own.head[rep] = r
     else:
-        req.next_assigned[st.tail[rep]] = r
-    st.tail[rep] = r
-    st.assigned[rep] += 1
+        req.next_assigned[st.own.tail[rep]] = r
+    st.own.tail[rep] = r
+    st.own.assigned[rep] += 1
 
 
 @compiled
@@ -838,7 +856,7 @@ def run(cfg, cost, req, st, totals, order, replica, replicas, least_outstanding)
         best = 0
         for rep in range(replicas):
             advance(cfg, cost, req, st, totals, rep, arrival - 1, arrival)
-            if st.assigned[rep] - st.finished[rep] < st.assigned[best] - st.finished[best]:
+            if st.own.assigned[rep] - st.own.finished[rep] < st.own.assigned[best] - st.own.finished[best]:
                 best = rep
         if i < order.shape[0]:
             replica[order[i]] = best
