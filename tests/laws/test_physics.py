@@ -88,7 +88,7 @@ def test_no_plan_is_faster_than_its_devices_or_draws_more_than_their_cap(model, 
     [("weights=fp8,activations=fp8", True), ("weights=int4", True), ("kv=fp8", False), ("weights=fp8", True)],
 )
 def test_narrower_formats_take_less_memory_and_no_more_time_in_decode(narrow, faster):
-    model, _, plan, wide, _ = served("llama-3.1-8b", "h100", 1, "tp=1", saturating(n=4), False)
+    _, _, _, wide, _ = served("llama-3.1-8b", "h100", 1, "tp=1", saturating(n=4), False)
     _, _, _, small, _ = served("llama-3.1-8b", "h100", 1, f"tp=1,{narrow}", saturating(n=4), False)
     assert small.kv_blocks > wide.kv_blocks
     one = [int((s.local_ps[:, 1] + s.shared_ps[:, 1]).sum()) for s in (small, wide)]
@@ -98,7 +98,7 @@ def test_narrower_formats_take_less_memory_and_no_more_time_in_decode(narrow, fa
 
 
 def test_every_metric_names_its_unit():
-    _, _, plan, step, outcome = served("gpt2", "l4", 1, "tp=1", saturating(n=5, prompt=200), False)
+    _, _, _, step, outcome = served("gpt2", "l4", 1, "tp=1", saturating(n=5, prompt=200), False)
     values = metrics.summary(
         outcome, step, devices=1, usd_per_device_hour=1.0, goodput_bounds_s={"ttft": 1.0}
     )
