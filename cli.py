@@ -212,7 +212,12 @@ def convert(file: Path, output: Path, skip_bad_rows: bool) -> None:
 @click.argument("output", type=OUTPUT)
 @click.option("--requests", type=click.IntRange(min=1), default=1000, help="How many.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), default=1.0, help="Requests per second.")
-@click.option("--arrivals", type=click.Choice(["poisson", "gamma", "at-once"]), default="poisson")
+@click.option(
+    "--arrivals",
+    type=click.Choice(["poisson", "gamma", "at-once"]),
+    default="poisson",
+    help="How requests arrive.",
+)
 @click.option("--cv", type=click.FloatRange(0, min_open=True), default=1.0, help="Of the gaps, for gamma.")
 @click.option("--prompt-mean", type=click.FloatRange(1), default=512.0, help="Tokens.")
 @click.option("--prompt-sd", type=click.FloatRange(0), default=0.0, help="Tokens; 0 makes them all alike.")
@@ -229,22 +234,23 @@ def synth(output: Path, **options: Any) -> None:
     """
     from planner import commands
 
-    commands.synthesize_trace(output, options)
+    commands.synthesize_trace(output, options, progress=progress)
 
 
 @trace.command()
 @click.argument("file", type=FILE)
 @click.argument("output", type=OUTPUT)
-@click.option("--rate", "factor", type=click.FloatRange(0, min_open=True), help="Times as fast.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second on average.")
+@click.option("--times", type=click.FloatRange(0, min_open=True), help="Times as fast, instead of --rate.")
 @click.option("--first", type=click.IntRange(min=1), help="Keep the first so many requests.")
-@click.option("--window", help="Keep arrivals from START to END seconds, e.g. 600:1200.")
+@click.option("--window", help="Keep arrivals from START to END seconds, e.g. 600:1200 or 600:")
 @click.option("--skip-bad-rows", is_flag=True, help="Drop bad rows and report them.")
 def scale(file: Path, output: Path, **options: Any) -> None:
-    """Write part of a trace, or the same requests faster or slower.
+    """Write part of a trace, or the same requests faster or slower: window, then first, then rate.
 
     \b
     Example:
-        zenith trace scale traces/samples/chat.csv rush.csv --rate 2 --first 100
+        zenith trace scale traces/samples/chat.csv rush.csv --rate 5 --first 100
     """
     from planner import commands
 

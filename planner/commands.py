@@ -15,6 +15,7 @@ from profiles.fleet import Fleet
 
 if TYPE_CHECKING:
     from traces.read import ReadResult
+    from traces.trace import Trace
 
 Progress = Callable[[str], None]
 Options = Mapping[str, Any]
@@ -240,7 +241,8 @@ def _read(file: Path, skip_bad_rows: bool, progress: Progress) -> "ReadResult":
 
     read = read_trace(file, skip_bad_rows=skip_bad_rows)
     if read.dropped:
-        progress(f"{file}: {read.dropped} bad rows dropped")
+        fields = ", ".join(f"{field} {count}" for field, count in read.dropped_by_field)
+        progress(f"{file}: {read.dropped} bad rows dropped ({fields}), the first:")
         for message in read.first_drops:
             progress(f"  {message}")
     return read
@@ -250,49 +252,64 @@ def describe_trace(file: Path, *, skip_bad_rows: bool, as_json: bool, progress: 
     """``zenith trace describe``."""
     from dataclasses import asdict
 
-    from traces.describe import describe, to_text
+    from traces.describe import describe
+    from traces.picture import to_text
 
     read = _read(file, skip_bad_rows, progress)
-    if not as_json:
-        return to_text(read.trace, form=read.format)
-    figures = asdict(describe(read.trace))
-    return json.dumps(figures | {"format": read.format, "rates": figures["rates"].tolist()}, indent=2)
+    figures = describe(read.trace)
+    if as_json:
+        return json.dumps({"name": read.trace.name, "format": read.format} | asdict(figures), indent=2)
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    return to_text(figures, name=read.trace.name, form=read.format, colour=colour, unicode=unicode)
 
 
 def convert_trace(file: Path, output: Path, *, skip_bad_rows: bool, progress: Progress) -> None:
     """``zenith trace convert``."""
-    from traces.write import write_trace
-
-    write_trace(_read(file, skip_bad_rows, progress).trace, output)
+    _write(_read(file, skip_bad_rows, progress).trace, output, progress)
 
 
-def synthesize_trace(output: Path, options: Options) -> None:
+def synthesize_trace(output: Path, options: Options, *, progress: Progress) -> None:
     """``zenith trace synth``."""
-    from traces.read import read_trace
     from traces.synth import synthesize
-    from traces.write import write_trace
 
-    source = options["lengths_of"]
-    lengths = read_trace(source).trace if source else None
-    write_trace(synthesize(**{**options, "lengths_of": lengths}), output)
+    lengths = _read(options["lengths_of"], False, progress).trace if options["lengths_of"] else None
+    _write(synthesize(**{**options, "lengths_of": lengths}), output, progress)
 
 
 def scale_trace(file: Path, output: Path, options: Options, *, progress: Progress) -> None:
     """``zenith trace scale``: window, then first, then rate."""
     from traces import transform
-    from traces.write import write_trace
 
+    if options["rate"] and options["times"]:
+        raise InputError("--rate and --times: give one of them")
+    span = _seconds(options["window"]) if options["window"] else None
     trace = _read(file, options["skip_bad_rows"], progress).trace
-    if options["window"]:
-        start, colon, end = options["window"].partition(":")
-        try:
-            trace = transform.window(trace, float(start), float(end) if colon else float("nan"))
-        except ValueError as error:
-            raise InputError(
-                f"--window {options['window']!r}: {error}; expected START:END in seconds"
-            ) from None
+    if span:
+        trace = transform.window(trace, *span)
     if options["first"]:
         trace = transform.first(trace, options["first"])
-    if options["factor"]:
-        trace = transform.scale_rate(trace, options["factor"])
+    if options["rate"]:
+        trace = transform.at_rate(trace, options["rate"])
+    elif options["times"]:
+        trace = transform.scale_rate(trace, options["times"])
+    _write(trace, output, progress)
+
+
+def _seconds(window: str) -> tuple[float, float]:
+    """``600:1200``, ``600:`` or ``:1200`` as start and end in seconds."""
+    start, colon, end = window.partition(":")
+    try:
+        span = float(start or 0), float(end or "inf")
+    except ValueError:
+        span = 0.0, 0.0
+    if not colon or not 0 <= span[0] < span[1]:
+        raise InputError(f"--window {window!r}: expected START:END in seconds, e.g. 600:1200 or 600:")
+    return span
+
+
+def _write(trace: "Trace", output: Path, progress: Progress) -> None:
+    from traces.write import write_trace
+
     write_trace(trace, output)
+    progress(f"{output}: {len(trace)} requests in {trace.duration_s:.1f} s")

@@ -22,7 +22,9 @@ OBJECTIVES: dict[str, Objective] = {
     o.name: o
     for o in (
         Objective(name="latency", metric="e2e_mean_s", unit="s", words="mean end-to-end latency"),
-        Objective(name="p99-e2e", metric="e2e_p99_s", unit="s", words="99th percentile of end-to-end latency"),
+        Objective(
+            name="p99-e2e", metric="e2e_p99_s", unit="s", words="99th percentile of end-to-end latency"
+        ),
         Objective(name="ttft", metric="ttft_mean_s", unit="s", words="mean time to first token"),
         Objective(name="tpot", metric="tpot_mean_s", unit="s", words="mean time per output token"),
         Objective(name="energy", metric="energy_j", unit="J", words="device energy for the whole trace"),

@@ -126,7 +126,7 @@ def _state(step: StepCost, engine: EngineSettings, replicas: int, most_waiting: 
         return np.zeros((replicas, *shape), np.int64)
 
     def records(kind: np.dtype[Any], *shape: int) -> Any:
-        return zeros(*shape, len(kind)).view(kind)[..., 0].view(np.recarray)
+        return zeros(*shape, len(kind.names or ())).view(kind)[..., 0].view(np.recarray)
 
     state = k.State(
         own=records(k.REPLICA),

@@ -17,15 +17,29 @@ for the policies and ``profiles.stepcost`` for the time of an iteration.
 """
 
 from collections import namedtuple
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
 
+from simulator import batching
 from simulator.batching import ORCA, SARATHI, STATIC, VLLM_V0
 
-# Without reference counting: nothing here allocates, and counting the members of the tuples below at
-# every call would cost more than the simulation.
-compiled = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
+# An index of compiled code that another version of these files left behind can name types that are gone,
+# and Numba fails on it instead of compiling again. So each version has file names of its own.
+VERSION = sha256(Path(__file__).read_bytes() + Path(batching.__file__).read_bytes()).hexdigest()[:12]
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile, without reference counting: nothing here allocates, and counting the members of the tuples
+    below at every call would cost more than the simulation.
+    """
+    function.__qualname__ = f"{function.__qualname__}_{VERSION}"
+    return njit(cache=True, nogil=True, _nrt=False)(function)  # type: ignore[call-overload]
+
 
 INFINITE = np.int64(2**62)
 WAITING, PREFILLING, DECODING, SWAPPED, FINISHED = range(5)
@@ -45,29 +59,21 @@ Cost = namedtuple(
 # Records, not one array a field: Numba passes a tuple of arrays by value, so that each array in it costs
 # compile time in every function. ``requests.arrival[r]`` reads the same either way.
 
-REQUEST = np.dtype(
-    [(name, np.int64) for name in (
-        "arrival prompt output scheduled first finish preemptions status generated target done base joined "
-        "join_time due last_token lane position next_assigned swap_next"
-    ).split()]
-)  # fmt: skip
 
-LANE = np.dtype(
-    [(name, np.int64) for name in (
-        "batch context count due_size stack_size partial_size groups_size swapped_head swapped_tail "
-        "static_held running pending_decode"
-    ).split()]
-)  # fmt: skip
+def _record(fields: str) -> np.dtype[Any]:
+    return np.dtype([(name, np.int64) for name in fields.split()])
 
-SLOT = np.dtype(
-    [(name, np.int64) for name in "pending_end pending_steps pending_seqs chunk_size stage_free".split()]
+
+REQUEST = _record(
+    "arrival prompt output scheduled first finish preemptions status generated target done base joined join_time "
+    "due last_token lane position next_assigned swap_next"
 )
-
-REPLICA = np.dtype(
-    [(name, np.int64) for name in (
-        "clock head assigned finished waiting_size busy_until preempted_now tail"
-    ).split()]
-)  # fmt: skip
+LANE = _record(
+    "batch context count due_size stack_size partial_size groups_size swapped_head swapped_tail static_held "
+    "running pending_decode"
+)
+SLOT = _record("pending_end pending_steps pending_seqs chunk_size stage_free")
+REPLICA = _record("clock head assigned finished waiting_size busy_until preempted_now tail")
 
 # First axis of all: replica. ``own`` REPLICA, ``slots`` SLOT, ``lanes`` LANE; the rest int64 arrays.
 State = namedtuple(

@@ -1,4 +1,4 @@
-"""What a trace looks like: rates over time, lengths, burstiness, as numbers and as a terminal picture."""
+"""What a trace looks like, in numbers; ``traces.picture`` draws them."""
 
 from dataclasses import dataclass
 
@@ -8,121 +8,119 @@ from numpy.typing import NDArray
 from traces.trace import Trace
 
 PERCENTILES = (1, 10, 50, 90, 95, 99)
-BARS = " ▁▂▃▄▅▆▇█"
-SLOTS = 60
+SLOTS = 64
+WINDOWS_S = (1, 10, 60, 600)
+FEWEST_WINDOWS = 10  # a variance of fewer counts says nothing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Lengths in tokens: mean, standard deviation, percentiles (``p50``, ...), and how many requests have at
+    least 1, 2, 4, 8, ... tokens but less than the next (lower edge, count), from the shortest to the longest.
+    """
+
+    mean: float
+    sd: float
+    least: int
+    most: int
+    percentiles: dict[str, float]
+    histogram: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
     """Figures of a trace.
 
     Parameters
     ----------
-    rate
-        Requests per second between first and last arrival, None when all arrive at once.
+    rate_per_s
+        Requests per second, one over the mean gap; None when all arrive at once.
+    slot_s, rates
+        Requests per second in ``SLOTS`` equal parts of the trace, each of ``slot_s`` seconds; empty when all
+        arrive at once.
     gap_cv
-        Coefficient of variation of the gaps between arrivals: 1 for Poisson, above for bursts.
+        Standard deviation of the gaps between arrivals over their mean: 0 when all are alike, 1 for Poisson,
+        above for bursts. None below two gaps.
     dispersion
-        Variance over mean of arrivals per second: 1 for Poisson. None below two seconds.
-    rates
-        Requests per second in ``SLOTS`` equal parts of the trace.
-    prompt, output
-        Mean, standard deviation and percentiles of the lengths, in tokens.
+        Index of dispersion: variance over mean of the arrivals in windows of so many seconds (a key such as
+        ``10s``), where ten fit into the trace. 1 for Poisson at every width; growing with the width where
+        the rate itself wanders.
     shared_prefix
-        Share of prefix blocks that an earlier request already had, None where the format has none.
+        Share of prompt tokens whose prefix block an earlier request already had: what a cache without limit
+        would hit. None where the format has no blocks.
     """
 
     requests: int
     duration_s: float
-    rate: float | None
+    rate_per_s: float | None
+    slot_s: float
+    rates: tuple[float, ...]
     gap_cv: float | None
-    dispersion: float | None
-    rates: NDArray[np.float64]
-    prompt: dict[str, float]
-    output: dict[str, float]
+    dispersion: dict[str, float]
+    prompt: Lengths
+    output: Lengths
     shared_prefix: float | None
 
 
 def describe(trace: Trace) -> Description:
-    """Figures of a trace, see ``Description``."""
+    """Figures of a trace.
+
+    Examples
+    --------
+    >>> trace = Trace(arrival_s=np.arange(100.0), prompt_tokens=np.full(100, 8), output_tokens=np.full(100, 3))
+    >>> figures = describe(trace)
+    >>> figures.rate_per_s, figures.gap_cv, figures.prompt.histogram, figures.output.percentiles["p99"]
+    (1.0, 0.0, ((8, 100),), 3.0)
+    """
     duration = trace.duration_s
+    since = trace.arrival_s - trace.arrival_s[0]
+    slot = duration / SLOTS
+    counts = np.histogram(since, bins=SLOTS, range=(0, duration))[0] if duration else np.array([])
     gaps = np.diff(trace.arrival_s)
-    counts, _ = np.histogram(trace.arrival_s - trace.arrival_s[0], bins=SLOTS, range=(0, duration or 1.0))
-    per_second = None
-    if duration >= 2:
-        seconds = np.bincount((trace.arrival_s - trace.arrival_s[0]).astype(np.int64))[: int(duration)]
-        per_second = float(seconds.var() / seconds.mean()) if seconds.sum() else None
     return Description(
         requests=len(trace),
         duration_s=duration,
-        rate=len(trace) / duration if duration else None,
-        gap_cv=float(gaps.std() / gaps.mean()) if len(gaps) > 1 and gaps.mean() else None,
-        dispersion=per_second,
-        rates=counts / (duration / SLOTS) if duration else counts.astype(np.float64),
+        rate_per_s=trace.rate_per_s,
+        slot_s=slot,
+        rates=tuple((counts / slot).tolist()) if duration else (),
+        gap_cv=float(gaps.std() / gaps.mean()) if len(gaps) > 1 and duration else None,
+        dispersion={
+            f"{width}s": _dispersion(since, width, int(duration // width))
+            for width in WINDOWS_S
+            if duration >= FEWEST_WINDOWS * width
+        },
         prompt=_lengths(trace.prompt_tokens),
         output=_lengths(trace.output_tokens),
         shared_prefix=_shared_prefix(trace),
     )
 
 
-def _lengths(tokens: NDArray[np.int64]) -> dict[str, float]:
-    figures = {"mean": float(tokens.mean()), "sd": float(tokens.std()), "max": float(tokens.max())}
-    return figures | {f"p{q}": float(np.percentile(tokens, q)) for q in PERCENTILES}
+def _dispersion(since_s: NDArray[np.float64], width_s: int, windows: int) -> float:
+    """Of the whole windows alone: the part of a window at the end would count as a lull."""
+    counts = np.bincount((since_s // width_s).astype(np.int64), minlength=windows)[:windows]
+    return float(counts.var() / counts.mean())
+
+
+def _lengths(tokens: NDArray[np.int64]) -> Lengths:
+    exponents = np.frexp(tokens)[1] - 1
+    counts = np.bincount(exponents)
+    return Lengths(
+        mean=float(tokens.mean()),
+        sd=float(tokens.std()),
+        least=int(tokens.min()),
+        most=int(tokens.max()),
+        percentiles={f"p{q}": float(np.percentile(tokens, q)) for q in PERCENTILES},
+        histogram=tuple((2**e, int(counts[e])) for e in range(exponents.min(), exponents.max() + 1)),
+    )
 
 
 def _shared_prefix(trace: Trace) -> float | None:
     if trace.prefix is None:
         return None
     seen: set[int] = set()
-    blocks = hits = 0
-    for prefix in trace.prefix:
-        blocks += len(prefix)
-        hits += sum(block in seen for block in prefix)
-        seen.update(prefix)
-    return hits / blocks if blocks else 0.0
-
-
-def sparkline(values: NDArray[np.float64]) -> str:
-    """One character per value, from empty to full at the largest.
-
-    Examples
-    --------
-    >>> sparkline(np.array([0.0, 1.0, 2.0, 4.0]))
-    ' ▂▄█'
-    """
-    top = values.max(initial=0.0)
-    levels = np.ceil(values / top * (len(BARS) - 1)).astype(int) if top > 0 else np.zeros(len(values), int)
-    return "".join(BARS[level] for level in levels)
-
-
-def to_text(trace: Trace, *, form: str) -> str:
-    """The picture, within 80 columns."""
-    d = describe(trace)
-    rate = f"{d.rate:.3g} requests/s on average" if d.rate else "all at once"
-    lines = [
-        f"{trace.name}: {form}, {d.requests:,} requests in {d.duration_s:,.1f} s, {rate}",
-        "",
-        f"arrivals  {sparkline(d.rates)}  up to {d.rates.max():.3g}/s" if d.rate else "arrivals  at time 0",
-    ]
-    words = []
-    if d.gap_cv is not None:
-        words.append(f"gaps vary by {d.gap_cv:.2f} of their mean (Poisson: 1)")
-    if d.dispersion is not None:
-        words.append(f"dispersion {d.dispersion:.2f}")
-    if words:
-        lines.append("          " + ", ".join(words))
-    for name, tokens, figures in (
-        ("prompt", trace.prompt_tokens, d.prompt),
-        ("output", trace.output_tokens, d.output),
-    ):
-        edges = np.geomspace(1, max(2, tokens.max()), SLOTS + 1)
-        counts, _ = np.histogram(tokens, bins=edges)
-        lines += [
-            "",
-            f"{name:<10}{sparkline(counts.astype(float))}  1 to {int(tokens.max()):,}",
-            f"          tokens on a log scale; mean {figures['mean']:,.0f}, sd {figures['sd']:,.0f}",
-            "          " + "  ".join(f"p{q} {figures[f'p{q}']:,.0f}" for q in PERCENTILES),
-        ]
-    if d.shared_prefix is not None:
-        lines += ["", f"prefix    {d.shared_prefix:.0%} of prefix blocks were seen before"]
-    return "\n".join(line.rstrip() for line in lines)
+    shared = 0
+    for blocks, prompt in zip(trace.prefix, trace.prompt_tokens.tolist(), strict=True):
+        known = next((n for n, block in enumerate(blocks) if block not in seen), len(blocks))
+        shared += min(known * trace.prefix_block_tokens, prompt)
+        seen.update(blocks)
+    return shared / trace.total_prompt_tokens

@@ -4,7 +4,9 @@ import math
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from profiles.errors import InputError
 from traces.trace import Trace
 
 Arrivals = Literal["at-once", "poisson", "gamma"]
@@ -13,12 +15,12 @@ Arrivals = Literal["at-once", "poisson", "gamma"]
 def synthesize(
     *,
     requests: int,
-    rate: float,
+    rate: float = 1.0,
     arrivals: Arrivals = "poisson",
     cv: float = 1.0,
-    prompt_mean: float,
+    prompt_mean: float = 512.0,
     prompt_sd: float = 0.0,
-    output_mean: float,
+    output_mean: float = 128.0,
     output_sd: float = 0.0,
     lengths_of: Trace | None = None,
     most_tokens: int = 131072,
@@ -35,45 +37,57 @@ def synthesize(
         Mean arrivals per second, > 0; not used when all arrive at once.
     arrivals
         ``at-once``: every request at time 0 (APEX+'s static mode). ``poisson``: exponential gaps.
-        ``gamma``: gaps with coefficient of variation ``cv`` > 0 (1 is Poisson, above is bursty).
+        ``gamma``: Gamma-distributed gaps with coefficient of variation ``cv`` > 0: 1 is Poisson, above is
+        bursty, below is more regular. Arrivals are rounded to microseconds.
     prompt_mean, prompt_sd, output_mean, output_sd
-        Tokens. Lengths are log-normal with this mean and standard deviation; a deviation of 0 makes them
-        fixed. Rounded, at least 1, at most ``most_tokens``.
+        Tokens. Lengths are log-normal with this mean (>= 1) and standard deviation (>= 0); a deviation of 0
+        makes them fixed. Rounded, at least 1, at most ``most_tokens``.
     lengths_of
-        Draw (prompt, output) pairs from this trace instead, with replacement.
+        Draw (prompt, output) pairs from this trace instead, with replacement, so that their correlation
+        stays. Its prefix blocks are not drawn.
 
     Raises
     ------
-    ValueError
+    InputError
         When a number is out of its range.
 
     Examples
     --------
     >>> trace = synthesize(requests=1000, rate=2.0, prompt_mean=300, prompt_sd=200, output_mean=100)
-    >>> len(trace), round(len(trace) / trace.duration_s), set(trace.output_tokens.tolist())
+    >>> len(trace), round(trace.rate_per_s), set(trace.output_tokens.tolist())
     (1000, 2, {100})
     """
-    if requests < 1 or (arrivals != "at-once" and rate <= 0) or (arrivals == "gamma" and cv <= 0):
-        raise ValueError("requests must be at least 1, rate and cv above 0.")
-    if lengths_of is None and (min(prompt_mean, output_mean) < 1 or min(prompt_sd, output_sd) < 0):
-        raise ValueError("Mean lengths must be at least 1, deviations at least 0.")
+    _check("requests", requests, requests >= 1, "at least 1")
+    _check("rate", rate, 0 < rate < math.inf, "above 0")
+    _check("cv", cv, 0 < cv < math.inf, "above 0")
+    _check("cv", cv, arrivals == "gamma" or cv == 1, "1 unless arrivals are gamma")
+    for field, mean, sd in (("prompt", prompt_mean, prompt_sd), ("output", output_mean, output_sd)):
+        _check(f"{field} mean", mean, 1 <= mean <= most_tokens, f"from 1 to {most_tokens} tokens")
+        _check(f"{field} sd", sd, 0 <= sd < math.inf, "at least 0")
     generator = np.random.default_rng(seed)
     if arrivals == "at-once":
-        arrival = np.zeros(requests)
+        arrival_s = np.zeros(requests)
     elif arrivals == "poisson":
-        arrival = np.cumsum(generator.exponential(1 / rate, requests))
+        arrival_s = np.cumsum(generator.exponential(1 / rate, requests))
     else:
-        arrival = np.cumsum(generator.gamma(1 / cv**2, cv**2 / rate, requests))
+        arrival_s = np.cumsum(generator.gamma(1 / cv**2, cv**2 / rate, requests))
     if lengths_of is not None:
         drawn = generator.integers(0, len(lengths_of), requests)
         prompt, output = lengths_of.prompt_tokens[drawn], lengths_of.output_tokens[drawn]
     else:
         prompt = _log_normal(generator, prompt_mean, prompt_sd, requests, most_tokens)
         output = _log_normal(generator, output_mean, output_sd, requests, most_tokens)
-    return Trace(arrival_s=arrival, prompt_tokens=prompt, output_tokens=output, name=name)
+    return Trace(arrival_s=arrival_s.round(6), prompt_tokens=prompt, output_tokens=output, name=name)
 
 
-def _log_normal(generator: np.random.Generator, mean: float, sd: float, n: int, most: int) -> np.ndarray:
-    variance = math.log1p((sd / mean) ** 2)
+def _check(field: str, value: float, fine: bool, expected: str) -> None:
+    if not fine:
+        raise InputError(f"{field}: {value:g} must be {expected}")
+
+
+def _log_normal(
+    generator: np.random.Generator, mean: float, sd: float, n: int, most: int
+) -> NDArray[np.int64]:
+    variance = math.log1p((sd / mean) ** 2)  # of the logarithm
     drawn = generator.lognormal(math.log(mean) - variance / 2, math.sqrt(variance), n)
     return np.clip(np.rint(drawn), 1, most).astype(np.int64)

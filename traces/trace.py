@@ -67,6 +67,11 @@ class Trace:
         return float(self.arrival_s[-1] - self.arrival_s[0])
 
     @property
+    def rate_per_s(self) -> float | None:
+        """Arrivals per second, one over the mean gap; None when all arrive at once."""
+        return (len(self) - 1) / self.duration_s if self.duration_s else None
+
+    @property
     def total_prompt_tokens(self) -> int:
         return int(self.prompt_tokens.sum())
 

@@ -10,29 +10,40 @@ from traces.trace import Trace
 
 
 def to_csv(trace: Trace) -> str:
-    """``arrival_s,prompt_tokens,output_tokens``, one line a request; arrivals to the microsecond.
+    """One line a request under a header; what ``read_trace`` gives back is the same to the last bit.
+
+    Prefix blocks, where the trace has them, are a fourth column named after their size.
 
     Examples
     --------
     >>> import numpy as np
-    >>> print(to_csv(Trace(arrival_s=np.array([0.5]), prompt_tokens=np.array([7]), output_tokens=np.array([3]))))
-    arrival_s,prompt_tokens,output_tokens
-    0.500000,7,3
+    >>> print(to_csv(Trace(arrival_s=np.array([0.5]), prompt_tokens=np.array([7]), output_tokens=np.array([3]),
+    ...                    prefix=((4, 1),))))
+    arrival_s,prompt_tokens,output_tokens,prefix_512
+    0.5,7,3,4 1
     <BLANKLINE>
     """
-    rows = zip(trace.arrival_s, trace.prompt_tokens, trace.output_tokens, strict=True)
-    lines = [f"{arrival:.6f},{prompt},{output}" for arrival, prompt, output in rows]
-    return "\n".join(["arrival_s,prompt_tokens,output_tokens", *lines, ""])
+    header, tails = "arrival_s,prompt_tokens,output_tokens", [""] * len(trace)
+    if trace.prefix is not None:
+        header += f",prefix_{trace.prefix_block_tokens}"
+        tails = ["," + " ".join(map(str, blocks)) for blocks in trace.prefix]
+    columns = trace.arrival_s.tolist(), trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), tails
+    lines = [
+        f"{arrival!r},{prompt},{output}{tail}" for arrival, prompt, output, tail in zip(*columns, strict=True)
+    ]
+    return "\n".join([header, *lines, ""])
 
 
 def write_trace(trace: Trace, path: Path) -> None:
-    """Write the CSV, compressed when the name ends in ``.gz``."""
+    """Write the CSV, compressed when the name ends in ``.gz``; the same trace gives the same bytes."""
     data = to_csv(trace).encode()
     write_whole(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file through a temporary one beside it, so that nothing half-written is ever seen.
+
+    A link stays a link, and a device or pipe (``/dev/stdout``) is written to, not replaced.
 
     Raises
     ------
@@ -41,11 +52,15 @@ def write_whole(path: Path, data: bytes) -> None:
     """
     temporary = ""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)

@@ -58,7 +58,9 @@ SLOS = (parse_slo("ttft_p99<=10s"), parse_slo("e2e_p99<=60s"))
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 @pytest.mark.parametrize("space", sorted(SPACES))
 def test_exhaustive_simulation_finds_nothing_better_than_the_certified_answer(space, objective):
-    asked = dataclasses.replace(SPACES[space], objective=objective, slos=SLOS if objective == "goodput" else ())
+    asked = dataclasses.replace(
+        SPACES[space], objective=objective, slos=SLOS if objective == "goodput" else ()
+    )
     certified = optimize(asked, silicon=False)
     exhaustive = optimize(asked, silicon=False, everything=True)
     assert certified.certificate.gap == 0
@@ -84,7 +86,9 @@ def test_no_plan_beats_its_bound_on_any_objective(space):
         for name, objective in OBJECTIVES.items():
             bound = bounds.bound(name, slo_s=limits, device_usd_per_s=1.0).value
             value = values[objective.metric]
-            assert objective.score(bound) <= objective.score(value) * (1 - 1e-12 * np.sign(objective.score(value))), (
+            assert objective.score(bound) <= objective.score(value) * (
+                1 - 1e-12 * np.sign(objective.score(value))
+            ), (
                 name,
                 plan,
             )
@@ -123,7 +127,9 @@ def test_relaxing_a_constraint_never_worsens_the_optimum():
 
 def test_more_memory_bandwidth_never_worsens_a_bound():
     asked = question()
-    faster = dataclasses.replace(asked.fleet.pools[0].device, bandwidth=asked.fleet.pools[0].device.bandwidth * 2)
+    faster = dataclasses.replace(
+        asked.fleet.pools[0].device, bandwidth=asked.fleet.pools[0].device.bandwidth * 2
+    )
     pool = dataclasses.replace(asked.fleet.pools[0], device=faster)
     better = dataclasses.replace(asked, fleet=dataclasses.replace(asked.fleet, pools=(pool,)))
     slow, fast = Evaluator(asked, silicon=False), Evaluator(better, silicon=False)

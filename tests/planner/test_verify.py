@@ -30,7 +30,7 @@ def search(plans, **options):
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(plans=PLANS)
 def test_full_search_finds_what_exhaustive_simulation_finds(plans):
-    seen, done, certificate = search(plans)
+    seen, _, certificate = search(plans)
     good = [score for score, _, meets in plans if meets]
     assert certificate.best == (min(good) if good else None)
     assert certificate.gap == 0
@@ -68,7 +68,11 @@ def test_hopeless_plans_are_not_simulated_and_are_counted():
 
 
 def test_everything_simulates_what_the_proof_excludes():
-    plans = [Bounded(item=0, bound=1.0, hopeless=True), Bounded(item=1, bound=5.0), Bounded(item=2, bound=9.0)]
+    plans = [
+        Bounded(item=0, bound=1.0, hopeless=True),
+        Bounded(item=1, bound=5.0),
+        Bounded(item=2, bound=9.0),
+    ]
     done, _ = verify(plans, lambda i: (5.0, True, None), everything=True)
     assert [v.item for v in done] == [0, 1, 2]
 
