@@ -65,7 +65,7 @@ def _record(fields: str) -> np.dtype[Any]:
 
 
 REQUEST = _record(
-    "arrival prompt output scheduled first finish preemptions status generated target done base joined join_time "
+    "arrival prompt output scheduled first finish preemptions status generated target done stored joined join_time "
     "due last_token lane position next_assigned swap_next"
 )
 LANE = _record(
@@ -300,7 +300,7 @@ def join_decode(cfg, req, st, rep, lane, r, base, generated, emitted_at):
     """r has ``base`` tokens in the cache and ``generated`` emitted, the last one at ``emitted_at``."""
     count = st.lanes.count[rep, lane]
     req.status[r] = DECODING
-    req.base[r] = base
+    req.stored[r] = base
     req.joined[r] = count
     req.join_time[r] = emitted_at
     req.due[r] = count + req.output[r] - generated
@@ -315,8 +315,8 @@ def join_decode(cfg, req, st, rep, lane, r, base, generated, emitted_at):
 def leave_decode(cfg, req, st, rep, lane, r):
     """Take r out of the decoding totals, wherever it stands."""
     st.lanes.batch[rep, lane] -= 1
-    st.lanes.context[rep, lane] -= req.base[r] + 1 + st.lanes.count[rep, lane] - req.joined[r]
-    st.residue[rep, lane, (req.joined[r] - req.base[r]) % cfg.block_size] -= 1
+    st.lanes.context[rep, lane] -= req.stored[r] + 1 + st.lanes.count[rep, lane] - req.joined[r]
+    st.residue[rep, lane, (req.joined[r] - req.stored[r]) % cfg.block_size] -= 1
 
 
 @compiled
@@ -351,7 +351,7 @@ def preempt(cfg, cost, req, st, totals, rep, lane, rank, r):
         enqueue(cfg, req, st, rep, r)
         return np.int64(0)
     steps = st.lanes.count[rep, lane] - req.joined[r]
-    stored = req.base[r] + steps
+    stored = req.stored[r] + steps
     blocks = blocks_of(stored, cfg.block_size)
     emitted_at = req.join_time[r] if steps == 0 else st.groups_time[rep, lane, 0]
     for i in range(st.lanes.groups_size[rep, lane]):
@@ -365,7 +365,7 @@ def preempt(cfg, cost, req, st, totals, rep, lane, rank, r):
     drop_running(req, st, rep, lane, r)
     if cfg.swap:
         req.status[r] = SWAPPED
-        req.base[r] = stored
+        req.stored[r] = stored
         req.swap_next[r] = -1
         if st.lanes.swapped_head[rep, lane] < 0:
             st.lanes.swapped_head[rep, lane] = r
@@ -408,15 +408,15 @@ def swap_in(cfg, cost, req, st, totals, rep, slot, rank):
     extra = np.int64(0)
     while st.lanes.swapped_head[rep, lane] >= 0 and st.lanes.running[rep, lane] < cfg.max_seqs:
         r = st.lanes.swapped_head[rep, lane]
-        blocks = blocks_of(req.base[r], cfg.block_size)
+        blocks = blocks_of(req.stored[r], cfg.block_size)
         # One block per decoding sequence stays free, or it would be swapped out again at once.
-        need = blocks_of(req.base[r] + 1, cfg.block_size) + st.lanes.batch[rep, lane]
+        need = blocks_of(req.stored[r] + 1, cfg.block_size) + st.lanes.batch[rep, lane]
         if need > st.free[rep, rank]:
             break
         st.lanes.swapped_head[rep, lane] = req.swap_next[r]
         st.free[rep, rank] -= blocks
         push_running(req, st, rep, lane, r)
-        join_decode(cfg, req, st, rep, lane, r, req.base[r], req.generated[r], req.last_token[r])
+        join_decode(cfg, req, st, rep, lane, r, req.stored[r], req.generated[r], req.last_token[r])
         totals.sums[rep, SWAPPED_BLOCKS] += blocks
         extra += blocks * cost.swap_block
     return extra
