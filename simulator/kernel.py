@@ -663,7 +663,7 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
         if other != slot:  # another slot that may act before this one ends its stretch
             alone = alone and st.slots.pending_end[rep, other] == INFINITE
             for lane in range(other * ranks, (other + 1) * ranks):
-                alone = alone and st.lanes.swapped_head[rep, lane] < 0
+                alone = alone and st.lanes.swapped_head[rep, lane] < 0 and st.lanes.running[rep, lane] == 0
     once = not cfg.skip or chunks > 0 or extra > 0 or st.own.preempted_now[rep] == 1
     once = once or not alone or (stages > 1 and st.own.waiting_size[rep] > 0)
     duration = np.int64(0)
