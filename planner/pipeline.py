@@ -172,7 +172,7 @@ class Evaluator:
             provenance=outcome.provenance,
             wait_s=float(waits.mean() / PS) if served.any() else 0.0,
         )
-        return self.objective.score(value), result.meets_slos and not outcome.rejected, result
+        return self.objective.score(value), result.acceptable, result
 
     def _usd_per_device_s(self, pool: int) -> float:
         price = self.question.fleet.pools[pool].price_usd_per_device_hour
@@ -286,6 +286,7 @@ def optimize(
     if not verified:  # every plan is hopeless: simulate the one with the best bound to show how near it gets
         best = min(bounded, key=lambda b: b.bound)
         results = [evaluator.simulated(best.item)[2]]
+        certificate = replace(certificate, simulated=1, excluded_by_slo=certificate.excluded_by_slo - 1)
         notes.append("no plan can meet the SLOs, whatever its scheduler; shown: the plan with the best bound")
     else:
         results = rank([v.result for v in verified], evaluator.objective)
@@ -358,11 +359,10 @@ def answer_of(
 
     trace, model = question.trace, question.model
     fleet = " + ".join(f"{pool.devices} x {pool.device.name}" for pool in question.fleet.pools)
-    rate = len(trace) / trace.duration_s if trace.duration_s else math.inf
     headline = (
         f"{model.name} ({model.parameters() / 1e9:.1f}B parameters) on {fleet}\n"
         f"trace {trace.name}: {len(trace):,} requests"
-        + (f" at {rate:.3g}/s" if math.isfinite(rate) else " at once")
+        + (f" at {trace.rate_per_s:.3g}/s" if trace.rate_per_s else " at once")
         + f", prompt {trace.prompt_tokens.mean():.0f} and output {trace.output_tokens.mean():.0f} tokens on average"
     )
     if any(result.metrics["rejected"] for result in results[:1]):

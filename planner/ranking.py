@@ -49,13 +49,19 @@ class PlanResult:
     def meets_slos(self) -> bool:
         return all(slo.met for slo in self.slos)
 
+    @property
+    def acceptable(self) -> bool:
+        """Every request is served and every SLO met."""
+        return self.meets_slos and not self.metrics["rejected"]
+
 
 def rank(results: Sequence[PlanResult], objective: Objective) -> list[PlanResult]:
-    """Plans that meet every SLO first, then by objective; ties go to fewer devices, then to the name."""
+    """Plans that serve every request and meet every SLO first, then by objective; ties go to fewer devices,
+    then to the name."""
     return sorted(
         results,
         key=lambda r: (
-            not r.meets_slos,
+            not r.acceptable,
             objective.score(r.value),
             r.plan.devices,
             r.plan.label,
@@ -109,6 +115,8 @@ def bottleneck(result: PlanResult) -> tuple[str, float]:
 
 def why_lost(loser: PlanResult, winner: PlanResult, objective: Objective) -> str:
     """One clause: which part of the latency, energy or price differs most, and what takes its time."""
+    if loser.metrics["rejected"]:
+        return f"rejects {loser.metrics['rejected']:.0f} requests that never fit its KV cache"
     if not loser.meets_slos:
         missed = next(slo for slo in loser.slos if not slo.met)
         return f"breaks {missed.text}: {missed.value * 1e3:.0f} ms"

@@ -5,7 +5,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.verify import Bounded, verify
+from planner.verify import WAVE, Bounded, verify
 
 PLANS = st.lists(
     st.tuples(st.floats(0, 100), st.floats(0, 50), st.booleans()),  # score, slack of the bound, meets SLOs
@@ -37,6 +37,11 @@ def test_full_search_finds_what_exhaustive_simulation_finds(plans):
     assert len(seen) == len(set(seen)) == certificate.simulated
     assert certificate.simulated + certificate.excluded_by_bound == len(plans)
     assert certificate.unexamined == 0
+    for wave in range(0, len(seen), WAVE):  # nothing is simulated that cannot win by then
+        before = [plans[i][0] for i in seen[:wave] if plans[i][2]]
+        assert all(
+            plans[i][0] - plans[i][1] < min(before, default=math.inf) for i in seen[wave : wave + WAVE]
+        )
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
@@ -45,6 +50,8 @@ def test_a_search_cut_short_states_a_true_gap(plans, most):
     _, _, certificate = search(plans, max_simulations=most)
     good = [score for score, _, meets in plans if meets]
     assert certificate.simulated <= most
+    parts = certificate.simulated, certificate.excluded_by_bound, certificate.unexamined
+    assert sum(parts) == certificate.feasible == len(plans)
     if certificate.proven is not None and good:
         assert certificate.proven <= min(good)
     if certificate.best is not None and math.isfinite(certificate.gap) and good and certificate.best:

@@ -1,0 +1,61 @@
+"""Order, Pareto set and reasons, on results that differ in what the test says and in nothing else."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.objective import OBJECTIVES
+from planner.ranking import PlanResult, SloResult, pareto, rank, why_lost
+from profiles.plan import Plan
+
+LATENCY, THROUGHPUT = OBJECTIVES["latency"], OBJECTIVES["throughput"]
+
+
+def result(value: float, *, slo_s: float = 0.0, rejected: int = 0, **metrics: float) -> PlanResult:
+    plan = Plan(replicas=1, layers_per_stage=(2,))
+    base = {"rejected": rejected, "idle_share": 0.1, "ttft_mean_s": 0.2, "e2e_mean_s": value}
+    return PlanResult(
+        plan=plan, pool="p", device="d", placement=(), metrics=base | metrics, value=value, bound=0.0, bound_name="",
+        slos=(SloResult(text="ttft_p99<=1s", value=slo_s, limit=1.0),), deployable={},
+        breakdown_s={"ffn": 3.0, "qkv": 1.0}, provenance={}, wait_s=0.1,
+    )  # fmt: skip
+
+
+def test_a_plan_that_breaks_an_slo_or_rejects_requests_ranks_below_every_other():
+    good, slow, breaks, rejects = result(5.0), result(9.0), result(1.0, slo_s=2.0), result(0.5, rejected=3)
+    assert rank([rejects, slow, breaks, good], LATENCY) == [good, slow, rejects, breaks]
+    assert not breaks.acceptable and not rejects.acceptable and rejects.meets_slos
+
+
+def test_more_is_better_where_the_objective_says_so():
+    low, high = result(5.0), result(9.0)
+    assert rank([low, high], THROUGHPUT) == [high, low]
+
+
+def test_equal_plans_are_ordered_by_devices_then_name():
+    wide = replace(result(5.0), plan=Plan(replicas=2, layers_per_stage=(2,)))
+    assert rank([wide, result(5.0)], LATENCY)[0].plan.devices == 1
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=8))
+def test_pareto_is_what_nothing_else_dominates(points):
+    found = pareto([result(1.0, a=a, b=b) for a, b in points], ["a", "b"])
+    front = {p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)}
+    assert sorted(points[i] for i in found) == sorted(front)
+    assert found == [points.index(points[i]) for i in found]
+
+
+@pytest.mark.parametrize(
+    ("loser", "words"),
+    [
+        (result(1.0, rejected=3), "rejects 3 requests that never fit its KV cache"),
+        (result(1.0, slo_s=2.0), "breaks ttft_p99<=1s: 2000 ms"),
+        (result(7.0), "decode +2.00 s; ffn takes 75% of busy time"),
+        (replace(result(5.0, ttft_mean_s=1.2), wait_s=1.1), "waiting +1.00 s; ffn takes 75% of busy time"),
+    ],
+)
+def test_the_reason_names_what_differs_most(loser, words):
+    assert why_lost(loser, result(5.0), LATENCY) == words
