@@ -27,7 +27,7 @@ import numpy as np
 from profiles.device import Device
 from profiles.errors import InputError
 from profiles.measured_csv import Kind, read_measured, table_of
-from profiles.ops import Cost, FloatArray, IntArray, Link, Operations
+from profiles.ops import Cost, FloatArray, IntArray, Layer, Link, Operations
 from profiles.silicon_curves import Curve
 from profiles.silicon_shapes import Neighbour, around, borrowed, gemm_curve, roof_of, site_curve, within
 from profiles.silicon_tables import Table
@@ -53,7 +53,7 @@ _COLLECTIVES = {
 _DTYPES = {"half": "bf16", "float": "fp32", "float8": "fp8"}
 
 
-class ApexTables:
+class ApexTables(Layer):
     """``Operations`` from a directory, see the module.
 
     Parameters
@@ -126,26 +126,6 @@ class ApexTables:
             return borrowed(neighbours, roof_of(cost), within(heads, q_heads)) if neighbours else None
 
         return self._along(("prefill", *ours.values()), build, cost, tokens)
-
-    def decode_attention(self, batch: IntArray, context: IntArray, **shape: Any) -> Cost:
-        """The fallback's, see the module."""
-        return self.fallback.decode_attention(batch, context, **shape)
-
-    def mla_prefill(self, tokens: IntArray, **shape: Any) -> Cost:
-        """Not in the format: the fallback's."""
-        return self.fallback.mla_prefill(tokens, **shape)
-
-    def mla_decode(self, batch: IntArray, context: IntArray, **shape: Any) -> Cost:
-        """Not in the format: the fallback's."""
-        return self.fallback.mla_decode(batch, context, **shape)
-
-    def moe(self, tokens: IntArray, **shape: Any) -> Cost:
-        """Not in the format: the fallback's."""
-        return self.fallback.moe(tokens, **shape)
-
-    def stream(self, read_bytes: FloatArray) -> Cost:
-        """Not in the format: the fallback's."""
-        return self.fallback.stream(read_bytes)
 
     def collective(self, kind: str, payload_bytes: FloatArray, link: Link) -> Cost:
         """Of the very number of nodes and devices per node; the fallback's for others."""

@@ -5,7 +5,7 @@ work. Shapes are already sharded: ``n`` of a GEMM is the columns on this device.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,3 +93,33 @@ class Operations(Protocol):
         reduce-scatter and after an all-gather; what one member sends in total for all-to-all and p2p.
         """
         ...
+
+
+class Layer:
+    """Operations of which a source knows some: it overrides those, ``fallback`` answers the others."""
+
+    fallback: Operations
+
+    def gemm(self, *args: Any, **shape: Any) -> Cost:
+        return self.fallback.gemm(*args, **shape)
+
+    def prefill_attention(self, *args: Any, **shape: Any) -> Cost:
+        return self.fallback.prefill_attention(*args, **shape)
+
+    def decode_attention(self, *args: Any, **shape: Any) -> Cost:
+        return self.fallback.decode_attention(*args, **shape)
+
+    def mla_prefill(self, *args: Any, **shape: Any) -> Cost:
+        return self.fallback.mla_prefill(*args, **shape)
+
+    def mla_decode(self, *args: Any, **shape: Any) -> Cost:
+        return self.fallback.mla_decode(*args, **shape)
+
+    def moe(self, *args: Any, **shape: Any) -> Cost:
+        return self.fallback.moe(*args, **shape)
+
+    def stream(self, *args: Any, **shape: Any) -> Cost:
+        return self.fallback.stream(*args, **shape)
+
+    def collective(self, *args: Any, **shape: Any) -> Cost:
+        return self.fallback.collective(*args, **shape)

@@ -26,6 +26,7 @@ from profiles.ops import (
     Cost,
     FloatArray,
     IntArray,
+    Layer,
     Link,
     Operations,
 )
@@ -84,7 +85,7 @@ _KV_FORMATS = {"bf16": "bfloat16", "fp8": "fp8"}
 _MLA: dict[str, Any] = {"head_dim": 192, "value_dim": 128, "kv_rank": 512, "rope_dim": 64}
 
 
-class Silicon:
+class Silicon(Layer):
     """Measured costs of one system and engine, see the module.
 
     Parameters
@@ -308,10 +309,6 @@ class Silicon:
             return None
 
         return self._along(("moe", *shape.values()), build, cost, tokens)
-
-    def stream(self, read_bytes: FloatArray) -> Cost:
-        """Not measured: the fallback's."""
-        return self.fallback.stream(read_bytes)
 
     def collective(self, kind: str, payload_bytes: FloatArray, link: Link) -> Cost:
         """Measured inside one node; the fallback's for p2p, several nodes, or more ranks than measured.

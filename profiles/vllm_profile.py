@@ -22,7 +22,7 @@ import numpy as np
 from profiles.errors import InputError
 from profiles.measured_csv import Kind, read_measured, table_of
 from profiles.model import FeedForward, Model
-from profiles.ops import Cost, FloatArray, IntArray, Link, Operations
+from profiles.ops import Cost, IntArray, Layer, Operations
 from profiles.silicon_curves import Curve, Surface
 from profiles.silicon_shapes import roof_of, site_curve, site_surface
 from profiles.silicon_tables import Table
@@ -37,7 +37,7 @@ _FILES: dict[str, dict[str, Kind]] = {
 }
 
 
-class VllmProfile:
+class VllmProfile(Layer):
     """``Operations`` of one profiled model, see the module.
 
     Parameters
@@ -100,26 +100,6 @@ class VllmProfile:
         loads = batch.astype(np.float64), context.astype(np.float64)
         seconds, grades = self._decode.at(*loads, roof_of(cost))
         return Cost(seconds=seconds, flops=model.flops, bytes=model.bytes, provenance=grades)
-
-    def mla_prefill(self, tokens: IntArray, **shape: Any) -> Cost:
-        """Not in the format: the fallback's."""
-        return self.fallback.mla_prefill(tokens, **shape)
-
-    def mla_decode(self, batch: IntArray, context: IntArray, **shape: Any) -> Cost:
-        """Not in the format: the fallback's."""
-        return self.fallback.mla_decode(batch, context, **shape)
-
-    def moe(self, tokens: IntArray, **shape: Any) -> Cost:
-        """Not in the format: the fallback's."""
-        return self.fallback.moe(tokens, **shape)
-
-    def stream(self, read_bytes: FloatArray) -> Cost:
-        """The fallback's: the files name layers, not bytes."""
-        return self.fallback.stream(read_bytes)
-
-    def collective(self, kind: str, payload_bytes: FloatArray, link: Link) -> Cost:
-        """Not in the format: the fallback's."""
-        return self.fallback.collective(kind, payload_bytes, link)
 
     def _attention(self, rows: dict[str, Any], source: str) -> tuple[Curve | None, Surface | None]:
         """Curve of prompts over themselves, and surface of decode over sequences and context."""
