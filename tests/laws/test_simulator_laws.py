@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiles.plan import POLICIES, EngineSettings
+from profiles.stepcost import PROVENANCE
 from simulator.engine import simulate
 from simulator.outcome import Outcome
 from tests.simulator import steps
@@ -200,6 +201,64 @@ def test_work_of_a_stage_fits_into_the_makespan(case: Case) -> None:
         int(step.local_ps[p].min() + step.shared_ps[p].min()) for p in range(step.stages)
     )
     assert least <= case.replicas * (outcome.end_ps - outcome.arrival_ps[outcome.served].min())
+
+
+# What the breakdown calls it, the tables it comes from, and whether every attention rank has its own.
+PARTS = {
+    "own": (("local",), True),
+    "all": (("shared",), False),
+    "head": (("head",), False),
+    "attention (decode)": (("decode_value", "decode_slope"), True),
+    "attention (prefill)": (("prefill_launch", "prefill"), True),
+    "send/recv": (("send",), False),
+}
+ALL_TABLES = [table for tables, _ in PARTS.values() for table in tables]
+
+
+def named_parts(case: Case) -> Any:
+    """The tables of a case with a part for each, and one kind of source for each part."""
+    step = case.step
+
+    def only(kind: str, *shape: int) -> Any:
+        rows = np.array([name == kind for name in PROVENANCE], float)
+        return np.broadcast_to(rows.reshape(-1, *(1 for _ in shape)), (len(PROVENANCE), *shape))
+
+    return dataclasses.replace(
+        step,
+        local_parts={"own": step.local_ps.sum(axis=0)},
+        shared_parts={"all": step.shared_ps.sum(axis=0)},
+        head_parts={"head": step.head_ps},
+        local_provenance=only("measured", step.local_ps.shape[1]),
+        shared_provenance=only("interpolated", step.shared_ps.shape[1]),
+        head_provenance=only("extrapolated", len(step.head_ps)),
+        decode_provenance=only("measured", step.max_seqs + 1),
+        prefill_provenance=only("interpolated"),
+    )
+
+
+@law
+@given(case=any_case)
+def test_parts_of_the_time_are_what_a_meter_on_each_of_them_reads(case: Case) -> None:
+    """A device that draws 1 nJ per picosecond of one part, and nothing else, has that part as its energy. Each
+    part counts for where its times come from; what is sent or swapped is modelled."""
+    step = named_parts(case)
+    outcome = serve(case, step=step)
+    read = {}
+    for part_name, (tables, per_rank) in PARTS.items():
+        drawn = {f"{table}_nj": getattr(step, f"{table}_ps") * int(table in tables) for table in ALL_TABLES}
+        energy = serve(case, step=dataclasses.replace(step, **drawn)).energy_nj
+        read[part_name] = energy / step.ranks if per_rank else energy
+        assert outcome.breakdown_ps.get(part_name, 0) == int(read[part_name])
+    read["swap"] = outcome.breakdown_ps.get("swap", 0)
+    assert read["swap"] <= outcome.swapped_blocks * step.swap_block_ps
+    total = sum(read.values())
+    sources = {
+        "measured": read["own"] + read["attention (decode)"],
+        "interpolated": read["all"] + read["attention (prefill)"],
+        "extrapolated": read["head"],
+        "modelled": read["send/recv"] + read["swap"],
+    }
+    assert outcome.provenance == pytest.approx({k: v / total for k, v in sources.items()} if total else {})
 
 
 # ---------------------------------------------------------------- 7 energy

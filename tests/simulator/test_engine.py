@@ -1,5 +1,6 @@
 """What ``simulate`` refuses, what it rejects and why, and small schedules worked out by hand."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,26 @@ def test_tables_must_cover_the_settings(settings: dict[str, Any], message: str) 
 def test_tables_must_cover_the_longest_request() -> None:
     with pytest.raises(ValueError, match="end at 200 tokens, the trace has 201"):
         serve([200], [1])
+
+
+@pytest.mark.parametrize(
+    ("policy", "chunkable", "most"),
+    [("static", True, 101), ("vllm-v0", True, 101), ("orca", True, 109), ("vllm-v1", False, 109),
+     ("sarathi", False, 109), ("vllm-v1", True, 50)],
+)  # fmt: skip
+def test_tables_must_cover_a_whole_prompt_and_the_decodes_beside_it(
+    policy: Any, chunkable: bool, most: int
+) -> None:
+    """A prompt of 100 tokens over a budget of 50 with up to 8 sequences."""
+    trace = steps.trace_of(np.array([0]), np.array([100]), np.array([1]))
+    engine = EngineSettings(policy=policy, max_seqs=8, token_budget=50)
+    enough, short = (
+        dataclasses.replace(steps.affine_step(max_tokens=tokens), chunkable=chunkable)
+        for tokens in (most, most - 1)
+    )
+    assert simulate(trace, enough, engine).served.all()
+    with pytest.raises(ValueError, match=f"end at {most - 1} tokens, a batch can have {most}"):
+        simulate(trace, short, engine)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

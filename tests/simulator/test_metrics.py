@@ -198,6 +198,15 @@ def test_gap_bins_cover_every_value_once() -> None:
         assert gap_edge(index + 1) - gap_edge(index) <= max(1, gap_edge(index) / 128)
 
 
+def test_no_percentile_is_beyond_the_largest_gap() -> None:
+    """Also where that gap lies in the lower half of its bin."""
+    gaps = np.zeros(GAP_BINS, np.int64)
+    index = gap_bin(PS)
+    gaps[index] = 3
+    made = outcome(gaps=gaps, max_gap_ps=gap_edge(index))
+    assert [metrics.itl_percentile_s(made, q) for q in (0, 50, 99, 100)] == [gap_edge(index) / PS] * 4
+
+
 def test_percentiles_of_gaps_are_within_a_bin_of_the_exact_ones() -> None:
     """Between the two order statistics next to the percentile, give or take 0.8 % (or a picosecond)."""
     rng = np.random.default_rng(5)
