@@ -9,6 +9,7 @@ import pytest
 from profiles.plan import POLICIES, EngineSettings
 from simulator.engine import simulate
 from tests.simulator import steps
+from traces.trace import Trace
 
 
 def serve(prompt: list[int], output: list[int], *, blocks: int = 100, **settings: Any) -> Any:
@@ -120,3 +121,38 @@ def test_the_last_admitted_makes_room(preemption: str) -> None:
     assert outcome.recomputed_tokens == (12 if preemption == "recompute" else 0)
     assert outcome.swapped_blocks == (0 if preemption == "recompute" else 2 * 3)
     assert outcome.finish_ps[0] < outcome.finish_ps[1]
+
+
+@pytest.mark.xfail(strict=True, reason="INFINITE is day 53, and int64 picoseconds end at day 106")
+@pytest.mark.parametrize("days", [54, 121])
+def test_months_are_served_or_refused(days: int) -> None:
+    """BurstGPT's trace spans 121 days."""
+    trace = Trace(
+        arrival_s=np.array([0, days * 86_400.0]),
+        prompt_tokens=np.array([9, 9]),
+        output_tokens=np.array([3, 3]),
+    )
+    try:
+        outcome = simulate(trace, steps.affine_step(), EngineSettings(max_seqs=8, token_budget=100))
+    except ValueError:  # said before anything is simulated
+        return
+    e2e_ps = outcome.finish_ps - outcome.arrival_ps
+    assert e2e_ps[1] == pytest.approx(e2e_ps[0], rel=1e-3)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="totals of all replicas are summed in int64: 106 replica-days of picoseconds"
+)
+def test_totals_of_a_large_fleet_over_days() -> None:
+    """Forty replicas, each busy for three days and a half."""
+    one, many = (
+        simulate(
+            steps.trace_of(*(np.full(10 * replicas, n) for n in (0, 5, 195))),
+            steps.affine_step(scale=4_000_000),
+            EngineSettings(max_seqs=8, token_budget=100),
+            replicas=replicas,
+        )
+        for replicas in (1, 40)
+    )
+    assert many.busy_ps == 40 * one.busy_ps and many.stage_busy_ps == 40 * one.stage_busy_ps
+    assert many.breakdown_ps == {name: 40 * part for name, part in one.breakdown_ps.items()}
