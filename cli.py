@@ -1,13 +1,15 @@
 """Command line: parse, call one function, print. No arithmetic here."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from planner import __version__
+from planner.printable import printable
 from profiles.errors import ZenithError
 
 if TYPE_CHECKING:
@@ -15,24 +17,61 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class Output(click.Path):
+    """A file to write. Its folder is looked for before any work is done."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"{str(path)!r}: there is no folder {str(path.parent)!r}.", param, ctx)
+        return path
+
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-OUTPUT = click.Path(dir_okay=False, path_type=Path)
+OUTPUT = Output(dir_okay=False, path_type=Path)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turns what a user can mend into one line on stderr and an exit status."""
+    try:
+        yield
+    except (ZenithError, click.UsageError) as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            raise
+        text = error.format_message() if isinstance(error, click.UsageError) else str(error)
+        failure = click.ClickException(printable(" ".join(text.splitlines())))
+        failure.exit_code = error.exit_code  # type: ignore[misc]
+        raise failure from error
 
 
 class Main(click.Group):
-    """Turns what a user can mend into one line on stderr and an exit status."""
+    """The program: its own options, and everything below it, fail in one line."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with one_line():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with one_line():
             return super().invoke(ctx)
-        except ZenithError as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = error.exit_code  # type: ignore[misc]
-            raise failure from error
 
 
-@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def example(*lines: str) -> str:
+    """The end of a command's help: one command that runs where this repository is checked out."""
+    return "\b\nExample:\n  " + " \\\n    ".join(lines)
+
+
+@click.group(
+    cls=Main,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog=example(
+        "zenith optimize --model llama-3.1-8b --device h100-sxm-80gb --gpus 4",
+        "--trace traces/samples/chat.csv",
+    ),
+)
 @click.version_option(__version__, prog_name="zenith")
 def main() -> None:
     """Find the best deployment of a large language model, with a proof of how good it is."""
@@ -73,7 +112,12 @@ def question_options(command: F) -> F:
     return command
 
 
-@main.command()
+@main.command(
+    epilog=example(
+        "zenith optimize --model llama-3.1-8b --device h100-sxm-80gb --gpus 4",
+        "--trace traces/samples/chat.csv",
+    )
+)
 @question_options
 @click.option("--formats", default="", help="Allowed formats, e.g. weights=bf16|fp8,kv=bf16|fp8.")
 @click.option("--fix", default="", help="Axes that must have a value, e.g. tp=4,pp=1.")
@@ -112,103 +156,84 @@ def question_options(command: F) -> F:
 def optimize(**options: Any) -> None:
     """Find the best plan, prove it, and show the runners-up.
 
-    \b
-    Example:
-        zenith optimize --model llama-3.1-8b --device h100-sxm-80gb --gpus 4 --trace traces/samples/chat.csv
-
-    Exits 0 with a plan, 2 on bad input, 3 when no plan can exist or meet the SLOs, 4 when the time limit
-    left none.
+    Exits 0 with a plan, 2 on bad input, 3 when no plan can exist or meet the SLOs, 4 when a limit ended the
+    search before the first that does.
     """
     from planner import commands
 
     show(commands.optimize(options, progress=progress))
 
 
-@main.command()
+@main.command(
+    epilog=example(
+        "zenith simulate --model llama-3.1-8b --device l40s --gpus 2",
+        "--trace traces/samples/chat.csv --plan tp=2",
+    )
+)
 @question_options
 @click.option("--plan", required=True, help="Axes of the plan, e.g. tp=4,dp=2,budget=2048 (docs/plans.md).")
 @click.option("--requests", type=OUTPUT, help="Write the times of every request to this CSV file.")
 def simulate(**options: Any) -> None:
     """Simulate one named plan and bound what any scheduler could get out of it.
 
-    \b
-    Example:
-        zenith simulate --model llama-3.1-8b --device l40s --gpus 2 --trace traces/samples/chat.csv --plan tp=2
-
-    Exits 0, 2 on bad input, 3 when the plan does not fit.
+    Exits 0 with the figures, 2 on bad input, 3 when the plan does not fit or breaks an SLO.
     """
     from planner import commands
 
     show(commands.simulate(options, progress=progress))
 
 
-@main.command()
+@main.command(epilog=example("zenith devices"))
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def devices(as_json: bool) -> None:
-    """List known devices and how well each is known.
-
-    \b
-    Example:
-        zenith devices
-    """
+    """List known devices and how well each is known."""
     from planner import commands
 
     click.echo(commands.devices(as_json=as_json))
 
 
-@main.command()
+@main.command(epilog=example("zenith models llama 70b"))
 @click.argument("words", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def models(words: tuple[str, ...], as_json: bool) -> None:
-    """List known models, or those whose name holds every word.
-
-    \b
-    Example:
-        zenith models llama 70b
-    """
+    """List known models, or those whose name holds every word."""
     from planner import commands
 
     click.echo(commands.models(words, as_json=as_json))
 
 
-@main.group()
+@main.group(epilog=example("zenith trace describe traces/samples/chat.csv"))
 def trace() -> None:
     """Describe, convert, make and scale request traces."""
 
 
-@trace.command()
+@trace.command(epilog=example("zenith trace describe traces/samples/chat.csv"))
 @click.argument("file", type=FILE)
 @click.option("--skip-bad-rows", is_flag=True, help="Drop bad rows and report them.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def describe(file: Path, skip_bad_rows: bool, as_json: bool) -> None:
-    """Show rates over time, lengths and burstiness of a trace.
-
-    \b
-    Example:
-        zenith trace describe traces/samples/chat.csv
-    """
+    """Show rates over time, lengths and burstiness of a trace."""
     from planner import commands
 
     click.echo(commands.describe_trace(file, skip_bad_rows=skip_bad_rows, as_json=as_json, progress=progress))
 
 
-@trace.command()
+@trace.command(epilog=example("zenith trace convert traces/samples/chat.csv chat.csv.gz"))
 @click.argument("file", type=FILE)
 @click.argument("output", type=OUTPUT)
 @click.option("--skip-bad-rows", is_flag=True, help="Drop bad rows and report them.")
 def convert(file: Path, output: Path, skip_bad_rows: bool) -> None:
-    """Write a trace as our CSV; a name that ends in .gz is compressed.
-
-    \b
-    Example:
-        zenith trace convert traces/samples/chat.csv chat.csv.gz
-    """
+    """Write a trace as our CSV; a name that ends in .gz is compressed."""
     from planner import commands
 
     commands.convert_trace(file, output, skip_bad_rows=skip_bad_rows, progress=progress)
 
 
-@trace.command()
+@trace.command(
+    epilog=example(
+        "zenith trace synth bursty.csv --requests 200 --rate 4", "--arrivals gamma --cv 3 --prompt-mean 300"
+    )
+)
 @click.argument("output", type=OUTPUT)
 @click.option("--requests", type=click.IntRange(min=1), default=1000, help="How many.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), default=1.0, help="Requests per second.")
@@ -226,18 +251,13 @@ def convert(file: Path, output: Path, skip_bad_rows: bool) -> None:
 @click.option("--lengths-of", type=FILE, help="Draw lengths from this trace instead.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of every random choice.")
 def synth(output: Path, **options: Any) -> None:
-    """Make a trace: Poisson or bursty arrivals, log-normal, fixed or borrowed lengths.
-
-    \b
-    Example:
-        zenith trace synth bursty.csv --requests 200 --rate 4 --arrivals gamma --cv 3 --prompt-mean 300
-    """
+    """Make a trace: Poisson or bursty arrivals, log-normal, fixed or borrowed lengths."""
     from planner import commands
 
     commands.synthesize_trace(output, options, progress=progress)
 
 
-@trace.command()
+@trace.command(epilog=example("zenith trace scale traces/samples/chat.csv rush.csv --rate 5 --first 100"))
 @click.argument("file", type=FILE)
 @click.argument("output", type=OUTPUT)
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second on average.")
@@ -246,12 +266,7 @@ def synth(output: Path, **options: Any) -> None:
 @click.option("--window", help="Keep arrivals from START to END seconds, e.g. 600:1200 or 600:")
 @click.option("--skip-bad-rows", is_flag=True, help="Drop bad rows and report them.")
 def scale(file: Path, output: Path, **options: Any) -> None:
-    """Write part of a trace, or the same requests faster or slower: window, then first, then rate.
-
-    \b
-    Example:
-        zenith trace scale traces/samples/chat.csv rush.csv --rate 5 --first 100
-    """
+    """Write part of a trace, or the same requests faster or slower: window, then first, then rate."""
     from planner import commands
 
     commands.scale_trace(file, output, options, progress=progress)
@@ -259,7 +274,7 @@ def scale(file: Path, output: Path, **options: Any) -> None:
 
 def progress(text: str) -> None:
     """Progress goes to stderr, so that stdout is the answer alone."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def show(reply: "Reply") -> None:

@@ -5,10 +5,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.printable import printable
 from planner.question import Question, parse_axes, parse_pairs, parse_slo, plan_from_axes
 from profiles.errors import InputError, nearest
 from profiles.fleet import Fleet
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 Options = Mapping[str, Any]
 
+_FLEET_FLAGS = ("device", "gpus", "nodes", "gpus-per-node")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
@@ -30,7 +33,8 @@ class Reply:
 
 
 def optimize(options: Options, *, progress: Progress) -> Reply:
-    """``zenith optimize``. Status 3 when every plan misses an SLO: the answer then shows the nearest."""
+    """``zenith optimize``. Where every simulated plan misses an SLO the answer shows the nearest; its status
+    is 3, or 4 when the search was cut short and a plan that was not simulated might meet them."""
     from planner import pipeline
 
     started = time.monotonic()
@@ -80,13 +84,16 @@ def _reply(answer: Any, options: Options, *, top: int | None) -> Reply:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         text = report.to_text(answer, top=top, colour=colour)
     met = bool(answer.results) and answer.results[0].meets_slos
-    return Reply(text=text, exit_code=0 if met else 3)
+    return Reply(text=text, exit_code=0 if met else 4 if answer.certificate.unexamined else 3)
 
 
 def _question(options: Options, progress: Progress) -> Question:
     from profiles.huggingface import load_model
 
+    if options["as_json"] and options["as_csv"]:
+        raise InputError("--json and --csv: give one of them")
     model = load_model(options["model_name"])
+    model = replace(model, name=printable(model.name))
     fleet = _fleet(options)
     slos = tuple(parse_slo(text) for text in options["slos"])
     read = _read(options["trace_file"], options["skip_bad_rows"], progress)
@@ -142,8 +149,9 @@ def _fleet(options: Options) -> Fleet:
     from profiles.fleet import homogeneous, load_fleet
 
     if options["fleet_file"]:
-        if options["device"] or options["gpus"] or options["nodes"]:
-            raise InputError("--fleet replaces --device, --gpus and --nodes: give one or the other")
+        given = [f"--{flag}" for flag in _FLEET_FLAGS if options[flag.replace("-", "_")]]
+        if given:
+            raise InputError(f"--fleet says what {' and '.join(given)} would: give one or the other")
         return load_fleet(options["fleet_file"])
     if not options["device"]:
         raise InputError("which devices? give --device with --gpus or --nodes, or --fleet FILE")
@@ -158,8 +166,6 @@ def _fleet(options: Options) -> Fleet:
 
 def _defaults(question: Question) -> Any:
     """Formats and engine settings of a plan whose axes do not name them."""
-    from dataclasses import replace
-
     base = plan_from_axes(question.model, {})
     return replace(base, engine=question.settings())
 
@@ -168,16 +174,19 @@ def devices(*, as_json: bool) -> str:
     """``zenith devices``: a line each, with what its times and its power rest on."""
     from profiles.device import known_devices, load_device
     from profiles.power import PowerModel
-    from profiles.silicon import coverage, silicon_available
+    from profiles.silicon import silicon_available
 
     rows: list[dict[str, Any]] = []
+    times: list[str] = []
     for name in known_devices():
         device = load_device(name)
         measured: dict[str, str] = {}
-        if device.silicon_system and silicon_available():
-            measured = {
-                row.operation: f"{row.engine} {row.version}" for row in coverage(device.silicon_system)
-            }
+        tables = device.silicon_system if silicon_available() else None
+        times.append("measured" if tables else "roofline")
+        if tables and as_json:  # reads every table; the list for people only says whether there are any
+            from profiles.silicon import coverage
+
+            measured = {row.operation: f"{row.engine} {row.version}" for row in coverage(tables)}
         rows.append(
             {
                 "name": device.name,
@@ -198,18 +207,17 @@ def devices(*, as_json: bool) -> str:
     lines = [
         f"{'device':<19}{'memory':>10}{'bandwidth':>11}{'bf16':>7}{'fp8':>7}{'W':>5}{'USD/h':>11}  times"
     ]
-    for row in rows:
+    for row, source in zip(rows, times, strict=True):
         price, flops = row["price_usd_per_hour"], row["flops"]
         rates = [f"{flops[form] / 1e12:.0f}T" if form in flops else "-" for form in ("bf16", "fp8")]
         lines.append(
             f"{row['name']:<19}{row['memory_bytes'] / 2**30:>6.1f} GiB"
             f"{row['bandwidth_bytes_per_s'] / 1e12:>6.2f} TB/s{rates[0]:>7}{rates[1]:>7}{row['tdp_w']:>5.0f}"
             + (f"{price[0]:g}-{price[1]:g}" if price else "none").rjust(11)
-            + ("  measured" if row["measured_operations"] else "  roofline")
+            + f"  {source}"
         )
-    lines.append(
-        "T: 1e12 dense FLOP/s. Operations measured and sources of every figure: --json, docs/devices.md"
-    )
+    lines.append("T: 1e12 dense FLOP/s. Operations measured, sources of all figures: --json,")
+    lines.append("docs/devices.md")
     return "\n".join(lines)
 
 
@@ -224,15 +232,15 @@ def models(words: tuple[str, ...], *, as_json: bool) -> str:
         raise InputError(f"no known model has {' '.join(words)!r} in its name; zenith models lists all")
     if as_json:
         return json.dumps({"models": [asdict(record) for record in records]}, indent=2, default=str)
-    lines = [f"{'model':<46}{'kind':<16}{'parameters':>11}{'active':>9}{'KV/token':>10}{'positions':>10}"]
-    lines += [
-        f"{r.name:<46}{r.kind:<16}{r.parameters / 1e9:>10.2f}B{r.active_parameters / 1e9:>8.2f}B"
-        f"{r.kv_bytes_per_token / 1024:>6.0f} KiB{r.max_positions:>10}"
-        for r in records
-    ]
-    lines.append(
-        "KV/token: all layers in bf16. Any config.json of these architectures works too: docs/models.md"
-    )
+    lines = [f"{'model':<36}{'kind':<8}{'parameters':>10}{'active':>8}{'KV/token':>9}{'length':>9}"]
+    for r in records:
+        name = r.name if len(r.name) < 36 else f"{r.name}\n{'':36}"
+        lines.append(
+            f"{name:<36}{r.kind.replace('encoder-decoder', 'enc-dec'):<8}{r.parameters / 1e9:>9.4g}B"
+            f"{r.active_parameters / 1e9:>7.4g}B{r.kv_bytes_per_token / 1024:>5.0f} KiB{r.max_positions:>9}"
+        )
+    lines.append("KV/token: all layers in bf16; length: positions at most. Any config.json of these")
+    lines.append("architectures works too: docs/models.md")
     return "\n".join(lines)
 
 
@@ -245,7 +253,7 @@ def _read(file: Path, skip_bad_rows: bool, progress: Progress) -> "ReadResult":
         progress(f"{file}: {read.dropped} bad rows dropped ({fields}), the first:")
         for message in read.first_drops:
             progress(f"  {message}")
-    return read
+    return replace(read, trace=replace(read.trace, name=printable(read.trace.name)))
 
 
 def describe_trace(file: Path, *, skip_bad_rows: bool, as_json: bool, progress: Progress) -> str:
