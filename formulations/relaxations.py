@@ -189,6 +189,7 @@ def late_value(release: IntArray, work: IntArray, machines: int, on_time: int) -
     """
     late = len(work) - on_time - 1
     largest = float(np.partition(work, on_time)[on_time + 1 :].sum()) if late else 0.0
+    work = work.astype(np.float64)  # all work of a large fleet outgrows int64
     done = np.cumsum(work) / machines - release
     before = np.concatenate([[0.0], np.cumsum(work)[:-1] / machines]) - release
     return float((done - np.minimum.accumulate(before)).max() - largest / machines)
@@ -198,11 +199,13 @@ def latest_end(release: IntArray, work: IntArray, machines: int, extra: IntArray
     """Earliest time at which ``machines`` can have done all work.
 
     Proof: what is released from j on cannot start before release[j], so with extra[j] more of it the end is
-    at least release[j] + (sum of work[j:] + extra[j]) / machines. ``release`` must not decrease.
+    at least release[j] + (sum of work[j:] + extra[j]) / machines. ``release`` must not decrease. Exact but for
+    the rounding of a sum in float64.
 
     Examples
     --------
     >>> latest_end(np.array([0, 10]), np.array([3, 4]), 1)
     14
     """
-    return int((release + (np.cumsum(work[::-1])[::-1] + extra) // machines).max())
+    left = np.cumsum(work[::-1], dtype=np.float64)[::-1]  # all work of a large fleet outgrows int64
+    return int((release + np.floor((left + extra) / machines)).max())

@@ -130,9 +130,9 @@ class PlanBounds:
         stats, n, replicas = self.stats, len(self.stats), self.plan.replicas
         result = {"unloaded": float((self.alone.ttft_ps if prompts else self.alone.e2e_ps).mean())}
         jobs = [(m, m.prompts if prompts else m.work) for m in self.machines.all]
-        jobs.sort(key=lambda job: -float(job[1].sum()))
-        most = float(jobs[0][1].sum())
-        jobs = [job for job in jobs if float(job[1].sum()) >= most / 2]  # less work proves less
+        jobs.sort(key=lambda job: -job[1].sum(dtype=float))
+        most = jobs[0][1].sum(dtype=float)
+        jobs = [job for job in jobs if job[1].sum(dtype=float) >= most / 2]  # less work proves less
         for machine, work in jobs[:3]:
             flow = rx.srpt_flow(stats.arrival + machine.lead, work // replicas)
             result[f"{machine.name}, shortest remaining first"] = flow / n + machine.lead + machine.tail
@@ -190,7 +190,7 @@ class PlanBounds:
         if objective == "ttft":
             return self.ttft_s
         if objective == "itl":
-            return {"unloaded": float(self.alone.decoding_ps.sum()) / max(1, stats.decodes) * SAFE / PS}
+            return {"unloaded": self.alone.decoding_ps.sum(dtype=float) / max(1, stats.decodes) * SAFE / PS}
         if objective == "makespan":
             return self.makespans_s
         if objective == "energy":

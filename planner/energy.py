@@ -30,7 +30,7 @@ def least_energy_j(
     for words, power in powers.items():
         maker = ShareMaker(_above(energy, time, power, _chunks_nj(step, stats, power)), limits, stats)
         for by in ShareMaker.SPLITS:
-            work_nj = float(maker.split(by).work(stats).sum()) + power * busy_ps
+            work_nj = maker.split(by).work(stats).sum(dtype=float) + power * busy_ps
             result[f"idle power and work{words}, iterations counted by {by}"] = idle_j + work_nj * SAFE * 1e-9
     return result
 

@@ -160,7 +160,7 @@ class Machines:
 
     def busiest(self) -> Machine:
         """The stage and split with the most work."""
-        return max((m for m in self.all if m.shares), key=lambda m: float(m.work.sum()))
+        return max((m for m in self.all if m.shares), key=lambda m: m.work.sum(dtype=float))
 
     def busy_ps(self) -> float:
         """Least time that iterations take in all stages and between them, summed over iterations.
@@ -172,7 +172,7 @@ class Machines:
         most = {p: 0.0 for p, _, _ in self._stages}
         for machine in self.all:
             if machine.shares:
-                most[machine.stage] = max(most[machine.stage], float(machine.work.sum()))
+                most[machine.stage] = max(most[machine.stage], machine.work.sum(dtype=float))
         end = np.maximum.accumulate(stats.arrival + self.alone.e2e_ps)
         gaps = np.maximum(stats.arrival[1:] - end[:-1], 0)
         union = float(end[-1] - stats.arrival[0] - gaps.sum())

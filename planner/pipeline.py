@@ -31,7 +31,7 @@ from profiles.plan import Plan
 from profiles.power import PowerModel
 from profiles.stepcost import PS, StepCost
 from simulator import metrics
-from simulator.engine import simulate
+from simulator.engine import LONGEST_S, simulate
 from simulator.outcome import Outcome
 
 _BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl"}
@@ -331,6 +331,11 @@ def fitted(question: Question) -> tuple[Question, list[str]]:
     An encoder has no decode: every request is one pass, over as many tokens as its input always has.
     """
     model, trace, notes = question.model, question.trace, []
+    if trace.arrival_s[-1] > LONGEST_S:
+        raise InputError(
+            f"{trace.name}: arrivals span {trace.arrival_s[-1] / 86_400:.0f} days, at most {LONGEST_S / 86_400:.0f} "
+            "are simulated; cut it with zenith trace scale --window"
+        )
     if model.kind == "encoder":
         prompt = trace.prompt_tokens
         if model.encoder_tokens:
@@ -367,7 +372,7 @@ def answer_of(
     )
     if any(result.metrics["rejected"] for result in results[:1]):
         lost = results[0].metrics["rejected"]
-        notes = [*notes, f"{lost:.0f} requests can never fit the KV cache and were rejected"]
+        notes = [*notes, f"{lost:.0f} requests cannot be served (zenith simulate --requests says why)"]
     if results and results[0].plan.replicas > 1:
         plan = results[0].plan
         notes = [

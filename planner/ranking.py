@@ -116,7 +116,7 @@ def bottleneck(result: PlanResult) -> tuple[str, float]:
 def why_lost(loser: PlanResult, winner: PlanResult, objective: Objective) -> str:
     """One clause: which part of the latency, energy or price differs most, and what takes its time."""
     if loser.metrics["rejected"]:
-        return f"rejects {loser.metrics['rejected']:.0f} requests that never fit its KV cache"
+        return f"rejects {loser.metrics['rejected']:.0f} requests that it cannot serve"
     if not loser.meets_slos:
         missed = next(slo for slo in loser.slos if not slo.met)
         return f"breaks {missed.text}: {missed.value * 1e3:.0f} ms"

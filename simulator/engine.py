@@ -11,6 +11,9 @@ from simulator.batching import ORCA, POLICY_CODE, SARATHI, STATIC, VLLM_V0
 from simulator.outcome import IntArray, Outcome
 from traces.trace import Trace
 
+LONGEST_S = 100 * 86_400.0
+"""Latest arrival. The clock itself, in int64 picoseconds, goes on for four days more."""
+
 
 def simulate(
     trace: Trace, step: StepCost, engine: EngineSettings, *, replicas: int = 1, skip: bool = True
@@ -31,6 +34,8 @@ def simulate(
     longest = int((trace.prompt_tokens + trace.output_tokens).max())
     if longest > step.max_length:
         raise ValueError(f"The cost tables end at {step.max_length} tokens, the trace has {longest}.")
+    if trace.arrival_s[-1] > LONGEST_S:
+        raise ValueError(f"The clock holds {LONGEST_S / 86_400:.0f} days, the trace has more.")
     if engine.max_seqs > step.max_seqs:
         raise ValueError(f"The cost tables end at {step.max_seqs} sequences per rank.")
     whole = longest + (engine.max_seqs if policy == ORCA or engine.chunks_prefill else 0)
@@ -60,10 +65,12 @@ def simulate(
     state = _state(step, engine, replicas, n if engine.routing != "round-robin" else -(-n // replicas))
     totals = k.Totals(
         sums=np.zeros((replicas, k.TOTALS), np.int64),
+        sums_wide=np.zeros((replicas, k.TOTALS), np.int64),
         local=np.zeros((replicas, step.local_ps.shape[1]), np.int64),
         shared=np.zeros((replicas, step.shared_ps.shape[1]), np.int64),
         head=np.zeros((replicas, step.head_ps.shape[0]), np.int64),
         decode_ps=np.zeros((replicas, step.max_seqs + 1), np.int64),
+        decode_wide=np.zeros((replicas, step.max_seqs + 1), np.int64),
         gaps=np.zeros((replicas, k.GAP_BINS), np.int64),
     )
     settings = k.Settings(
@@ -102,7 +109,13 @@ def simulate(
         settings, cost, requests, state, totals, order, replica, replicas,
         engine.routing == "least-outstanding",
     )  # fmt: skip
-    assert np.all(requests.finish[order] >= 0), "a request that fits was never served"
+    late = order[requests.finish[order] < 0]
+    assert not len(late) or state.own.clock.max() > 0.9 * k.CLOCK_END, "a request that fits was never served"
+    rejected |= dict.fromkeys(
+        late.tolist(), "is not served within 104 days, where the simulator's clock ends"
+    )
+    for name in ("scheduled", "first"):
+        requests[name][late] = -1
     return _outcome(trace, arrival, requests, replica, rejected, state, totals, step, replicas)
 
 
@@ -159,16 +172,16 @@ def _outcome(
     trace: Trace, arrival: IntArray, requests: Any, replica: IntArray, rejected: dict[int, str],
     state: k.State, totals: k.Totals, step: StepCost, replicas: int,
 ) -> Outcome:  # fmt: skip
-    sums = totals.sums.sum(axis=0)
+    sums = _wide(totals.sums, totals.sums_wide)
+    decode_ps = _wide(totals.decode_ps, totals.decode_wide)
     local, shared, head = (getattr(totals, name).sum(axis=0) for name in ("local", "shared", "head"))
-    decode_ps = totals.decode_ps.sum(axis=0)
     energy = (
-        int((step.local_nj @ local).sum())
-        + int((step.shared_nj @ shared).sum())
-        + int(step.head_nj @ head)
-        + int((step.send_nj @ shared).sum())
-        + int(sums[k.DECODE_NJ])
-        + int(sums[k.PREFILL_NJ])
+        _exact(step.local_nj, local)
+        + _exact(step.shared_nj, shared)
+        + _exact(step.send_nj, shared)
+        + _exact(step.head_nj, head)
+        + sums[k.DECODE_NJ]
+        + sums[k.PREFILL_NJ]
     )
     return Outcome(
         arrival_ps=arrival,
@@ -182,17 +195,17 @@ def _outcome(
         rejected=rejected,
         replicas=replicas,
         stages=step.stages,
-        iterations=int(sums[k.ITERATIONS]),
-        events=int(sums[k.EVENTS]),
-        sequences_per_iteration=float(sums[k.BATCH_SUM] / max(1, sums[k.ITERATIONS])),
-        busy_ps=int(sums[k.BUSY]),
-        stage_busy_ps=int(sums[k.STAGE_BUSY]),
-        decode_tokens=int(sums[k.DECODE_TOKENS]),
-        prefill_tokens=int(sums[k.PREFILL_TOKENS]),
-        prefill_pairs=int(sums[k.PREFILL_PAIRS]),
-        recomputed_tokens=int(sums[k.RECOMPUTED]),
-        swapped_blocks=int(sums[k.SWAPPED_BLOCKS]),
-        kv_read_tokens=int(sums[k.KV_READ]),
+        iterations=sums[k.ITERATIONS],
+        events=sums[k.EVENTS],
+        sequences_per_iteration=sums[k.BATCH_SUM] / max(1, sums[k.ITERATIONS]),
+        busy_ps=sums[k.BUSY],
+        stage_busy_ps=sums[k.STAGE_BUSY],
+        decode_tokens=sums[k.DECODE_TOKENS],
+        prefill_tokens=sums[k.PREFILL_TOKENS],
+        prefill_pairs=sums[k.PREFILL_PAIRS],
+        recomputed_tokens=sums[k.RECOMPUTED],
+        swapped_blocks=sums[k.SWAPPED_BLOCKS],
+        kv_read_tokens=sums[k.KV_READ],
         peak_blocks=int(totals.sums[:, k.PEAK_BLOCKS].max()),
         kv_blocks=step.kv_blocks,
         free_blocks=state.free,
@@ -205,8 +218,20 @@ def _outcome(
     )
 
 
+def _wide(rest: IntArray, wide: IntArray) -> list[int]:
+    """Sums over replicas of what ``kernel.Totals`` keeps in two parts."""
+    both = rest.astype(object) + wide.astype(object) * int(k.WIDE)
+    return [int(total) for total in both.sum(axis=0)]
+
+
+def _exact(table: IntArray, counts: IntArray) -> int:
+    """Sum of table * counts over all stages, in integers of any size."""
+    used = np.flatnonzero(counts)
+    return int((table[..., used].astype(object) * counts[used].astype(object)).sum())
+
+
 def _breakdown(
-    step: StepCost, local: IntArray, shared: IntArray, head: IntArray, decode_ps: IntArray, sums: IntArray
+    step: StepCost, local: IntArray, shared: IntArray, head: IntArray, decode_ps: list[int], sums: list[int]
 ) -> dict[str, int]:
     """Busy time of all stages by cell and collective, averaged over attention ranks."""
     parts: dict[str, int] = {}
@@ -216,20 +241,20 @@ def _breakdown(
             parts[name] = parts.get(name, 0) + value
 
     for name, table in step.local_parts.items():
-        add(name, int(table @ local) // step.ranks)
+        add(name, _exact(table, local) // step.ranks)
     for name, table in step.shared_parts.items():
-        add(name, int(table @ shared))
+        add(name, _exact(table, shared))
     for name, table in step.head_parts.items():
-        add(name, int(table @ head))
-    add("attention (decode)", int(decode_ps.sum()) // step.ranks)
-    add("attention (prefill)", int(sums[k.PREFILL_PS]) // step.ranks)
-    add("send/recv", int((step.send_ps @ shared).sum()))
-    add("swap", int(sums[k.SWAP_PS]))
+        add(name, _exact(table, head))
+    add("attention (decode)", sum(decode_ps) // step.ranks)
+    add("attention (prefill)", sums[k.PREFILL_PS] // step.ranks)
+    add("send/recv", _exact(step.send_ps, shared))
+    add("swap", sums[k.SWAP_PS])
     return parts
 
 
 def _provenance(
-    step: StepCost, local: IntArray, shared: IntArray, head: IntArray, decode_ps: IntArray, sums: IntArray
+    step: StepCost, local: IntArray, shared: IntArray, head: IntArray, decode_ps: list[int], sums: list[int]
 ) -> dict[str, float]:
     """Share of the busy time by where its numbers come from, adding up to 1."""
     weight = np.zeros(len(PROVENANCE))
@@ -237,12 +262,12 @@ def _provenance(
         (step.local_provenance, step.local_ps.sum(axis=0), local / step.ranks),
         (step.shared_provenance, step.shared_ps.sum(axis=0), shared),
         (step.head_provenance, step.head_ps, head),
-        (step.decode_provenance, None, decode_ps / step.ranks),
+        (step.decode_provenance, None, np.array(decode_ps, np.float64) / step.ranks),
     ):
         if shares is not None:
             weight += shares @ (counts if table is None else table * counts)
     if step.prefill_provenance is not None:
         weight += step.prefill_provenance * (sums[k.PREFILL_PS] / step.ranks)
-    weight[PROVENANCE.index("modelled")] += float((step.send_ps @ shared).sum()) + sums[k.SWAP_PS]
+    weight[PROVENANCE.index("modelled")] += float(_exact(step.send_ps, shared) + sums[k.SWAP_PS])
     total = weight.sum()
     return {name: float(w / total) for name, w in zip(PROVENANCE, weight, strict=True)} if total else {}

@@ -41,7 +41,9 @@ def compiled(function: Callable[..., Any]) -> Any:
     return njit(cache=True, nogil=True, _nrt=False)(function)  # type: ignore[call-overload]
 
 
-INFINITE = np.int64(2**62)
+INFINITE = np.int64(2**63 - 1)
+CLOCK_END = np.int64(9 * 10**18)  # 104 days in picoseconds; a stretch of iterations ends before INFINITE then
+WIDE = np.int64(2**60)
 WAITING, PREFILLING, DECODING, SWAPPED, FINISHED = range(5)
 
 # Integer settings, the same for every replica.
@@ -87,7 +89,9 @@ State = namedtuple(
  PREFILL_PAIRS, DECODE_NJ, PREFILL_PS, PREFILL_NJ, PEAK_BLOCKS, BATCH_SUM, SWAP_PS, MAX_GAP, STAGE_BUSY,
  TOTALS) = range(19)  # fmt: skip
 
-Totals = namedtuple("Totals", "sums local shared head decode_ps gaps")
+# Sums over stages, ranks or devices outgrow int64 within days: ``sums`` and ``decode_ps`` are the rest modulo
+# WIDE, ``sums_wide`` and ``decode_wide`` how often WIDE went into them.
+Totals = namedtuple("Totals", "sums sums_wide local shared head decode_ps decode_wide gaps")
 
 GAP_BITS = 7  # a bin of the gap histogram spans 2**-7 of its octave: values are known within 0.8 %
 GAP_BINS = 64 << GAP_BITS
@@ -553,7 +557,7 @@ def steps_in_memory(cfg, st, rep, lane, free, most):
 def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
     """Form the next batch of a slot and set when it ends. Leaves the slot idle if there is nothing to run.
 
-    ``horizon``: a request may arrive then that is not in the queue yet (INFINITE if all are known).
+    ``horizon``: a request may arrive then that is not in the queue yet (CLOCK_END if all are known).
     """
     ranks, stages = cfg.ranks, cfg.stages
     first = slot * ranks
@@ -737,6 +741,8 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
                 slope = cost.decode_slope[p, batch, j]
                 value = cost.decode_value[p, batch, j] + slope * over
                 totals.decode_ps[rep, batch] += steps * value + slope * batch * pairs
+                totals.decode_wide[rep, batch] += totals.decode_ps[rep, batch] // WIDE
+                totals.decode_ps[rep, batch] %= WIDE
                 slope = cost.decode_slope_nj[p, batch, j]
                 value = cost.decode_value_nj[p, batch, j] + slope * over
                 totals.sums[rep, DECODE_NJ] += steps * value + slope * batch * pairs
@@ -762,6 +768,9 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
         used = cfg.blocks - st.free[rep, rank]
         if used > totals.sums[rep, PEAK_BLOCKS]:
             totals.sums[rep, PEAK_BLOCKS] = used
+    for large in (DECODE_NJ, PREFILL_NJ, PREFILL_PS, STAGE_BUSY):
+        totals.sums_wide[rep, large] += totals.sums[rep, large] // WIDE
+        totals.sums[rep, large] %= WIDE
 
 
 @compiled
@@ -849,7 +858,7 @@ def assign(req, st, rep, r):
 
 @compiled
 def run(cfg, cost, req, st, totals, order, replica, replicas, least_outstanding):
-    """Serve the requests of ``order`` (indices by arrival). Fills ``replica`` and all result arrays."""
+    """Serve the requests of ``order`` (indices by arrival) until CLOCK_END. Fills all result arrays."""
     first = 0
     if not least_outstanding or replicas == 1:
         first = order.shape[0]
@@ -858,7 +867,7 @@ def run(cfg, cost, req, st, totals, order, replica, replicas, least_outstanding)
             assign(req, st, i % replicas, order[i])
     for i in range(first, order.shape[0] + 1):
         # Events before the next arrival; those at the same instant come after it.
-        arrival = req.arrival[order[i]] if i < order.shape[0] else INFINITE
+        arrival = req.arrival[order[i]] if i < order.shape[0] else CLOCK_END
         best = 0
         for rep in range(replicas):
             advance(cfg, cost, req, st, totals, rep, arrival - 1, arrival)

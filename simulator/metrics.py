@@ -56,7 +56,8 @@ def itl_mean_s(outcome: Outcome) -> float:
     """Mean inter-token latency, every gap counted once: exact, from the records."""
     ok = outcome.served
     gaps = int((outcome.output_tokens[ok] - 1).sum())
-    return float((outcome.finish_ps[ok] - outcome.first_token_ps[ok]).sum() / PS / gaps) if gaps else 0.0
+    waited_ps = (outcome.finish_ps[ok] - outcome.first_token_ps[ok]).sum(dtype=float)  # outgrows int64
+    return float(waited_ps / PS / gaps) if gaps else 0.0
 
 
 SLO_VALUES: dict[str, Callable[[Outcome], FloatArray]] = {"ttft": ttft_s, "tpot": tpot_s, "e2e": e2e_s}

@@ -16,7 +16,7 @@ class Outcome:
 
     Per request (-1 where it was rejected): ``scheduled_ps`` when its first chunk started,
     ``first_token_ps``, ``finish_ps``, ``preemptions``, ``replica``. ``rejected`` maps the index of a
-    request to the reason why it can never run.
+    request to the reason why it is never served.
 
     Per replica: ``busy_ps`` with at least one batch in flight, ``stage_busy_ps`` summed over stages,
     ``iterations``, ``decode_tokens``, ``prefill_tokens`` (recomputed ones included), ``kv_read_tokens``
