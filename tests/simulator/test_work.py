@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from profiles.plan import POLICIES, EngineSettings
+from simulator import engine
 from simulator.engine import simulate
-from simulator.kernel import steps_until
+from simulator.kernel import DECODING, INFINITE, REQUEST, next_due, push_due, steps_until
 from simulator.outcome import Outcome
 from tests.simulator import steps
 from traces.trace import Trace
@@ -26,8 +27,8 @@ def chat(requests: int, *, output_factor: int = 1) -> Trace:
 
 def serve(trace: Trace, policy: str) -> Outcome:
     step = steps.affine_step(max_seqs=64, max_tokens=2048, max_length=1600, kv_blocks=4000)
-    engine = EngineSettings(policy=policy, max_seqs=64, token_budget=512)  # type: ignore[arg-type]
-    return simulate(trace, step, engine)
+    settings = EngineSettings(policy=policy, max_seqs=64, token_budget=512)  # type: ignore[arg-type]
+    return simulate(trace, step, settings)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -63,3 +64,25 @@ def test_fewest_steps_that_last_as_long_as_a_wait() -> None:
                 before, lasts = lasts, lasts + base + growth * (k - 1)
                 for wait in (before + 1, (before + lasts + 1) // 2, lasts):
                     assert steps_until(wait, base, growth) == k
+
+
+def test_a_full_row_of_completions_is_swept_and_stays_in_order() -> None:
+    """Completions of preempted sequences stay in a lane's heap until it is full; those that count come out
+    in order whatever was swept from between them."""
+    rng = np.random.default_rng(4)
+    for _ in range(30):
+        state = engine._state(steps.affine_step(), EngineSettings(max_seqs=8), 1, 1)
+        most = state.due.shape[2]
+        requests = np.recarray(most + 1, REQUEST)
+        requests[:] = 0
+        requests.status, requests.due = DECODING, rng.integers(1, 100, most + 1)
+        for r in range(most):
+            push_due(requests, state, 0, 0, r)
+        requests.lane[:most][rng.random(most) < 0.7] = -1
+        push_due(requests, state, 0, 0, most)
+        alive = sorted(requests.due[requests.lane == 0].tolist())
+        assert state.lanes.due_size[0, 0] == len(alive)
+        for due in alive:
+            assert next_due(requests, state, 0, 0) == due
+            requests.lane[state.due[0, 0, 0] & 0x7FFFFFFF] = -1
+        assert next_due(requests, state, 0, 0) == INFINITE
