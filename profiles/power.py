@@ -1,18 +1,19 @@
 """Power of a device board as a function of what it does and of its clock.
 
-With u_mem and u_comp the shares of memory bandwidth and of peak FLOP/s in use, m = alpha u_mem,
-c = beta u_comp and the swing cap - idle::
+With u_mem and u_comp the shares of memory bandwidth and of peak FLOP/s that an operation uses,
+m = min(1, alpha u_mem^ROOT) and c = min(1 - m, beta u_comp)::
 
-    P = idle + (cap - idle) ((1 - e^-m) g(f) + e^-m (1 - e^-c) h(f))
+    P = idle + (cap - idle) (m g(f) + c h(f))
 
-At full clock g = h = 1, so P = idle + (cap - idle) (1 - e^-(m + c)): it saturates, because measured
-decode power is near the cap at 15-25 % of peak FLOP/s (ML.ENERGY leaderboard, H100 and B200). At clock f,
-with x = f / f_max::
+At full clock g = h = 1: power is the sum of both parts, cut off at the cap. The root makes a board that
+streams a little draw much: that is measured, and stands for everything that is awake while a kernel
+runs. At clock f, with x = f / f_max::
 
     h(x) = x V(x)^2,  V(x) = max(x, FLOOR)             the cores: voltage falls with the clock down to a floor
     g(x) = MEMORY_SHARE + (1 - MEMORY_SHARE) h(x)      memory runs on a clock of its own
 
-Law: idle <= P <= cap, non-decreasing in u_mem, u_comp and f.
+Law: idle <= P <= cap, non-decreasing in u_mem, u_comp and f. How alpha and beta are fitted, and how far
+they are off: docs/energy.md.
 """
 
 import json
@@ -26,9 +27,12 @@ from numpy.typing import ArrayLike
 from profiles.device import Device
 from profiles.ops import FloatArray
 
+ROOT = 0.2
+"""Exponent of u_mem. Least error on models left out, with 0.15 to 0.25; docs/energy.md compares forms."""
+
 FLOOR = 0.6
 """Clock, as a share of the highest, below which voltage stays. Assumed: with it a compute-bound kernel takes
-the least energy at 0.6 of the highest clock, and published optima of prefill are 0.65 to 0.8 (A100: 1050 of
+the least energy at 0.65 of the highest clock, and published optima of prefill are 0.65 to 0.8 (A100: 1050 of
 1410 MHz, throttLL'eM). No voltage curve is public."""
 
 MEMORY_SHARE = 0.6
@@ -75,9 +79,9 @@ class PowerModel:
     >>> from profiles.device import load_device
     >>> power = PowerModel(load_device("h100"))
     >>> [round(float(w)) for w in power.watts([0, 0.7, 0.3], [0, 0.02, 0.8])]  # idle, decode, prefill
-    [75, 488, 700]
+    [75, 573, 700]
     >>> round(float(power.watts(0.7, 0.02, 990)))
-    330
+    405
     """
 
     def __init__(self, device: Device, fit: PowerFit | None = None, cap_w: float | None = None) -> None:
@@ -96,66 +100,10 @@ class PowerModel:
         x = min(clock_mhz / self.max_clock_mhz, 1.0) if clock_mhz else 1.0
         cores = x * max(x, FLOOR) ** 2
         memory = MEMORY_SHARE + (1.0 - MEMORY_SHARE) * cores
-        left = np.exp(-self.fit.alpha * np.asarray(u_mem, np.float64))
-        busy = -np.expm1(-self.fit.beta * np.asarray(u_comp, np.float64))
-        drawn = self.idle_w + self.swing_w * ((1.0 - left) * memory + left * busy * cores)
+        moving = np.minimum(self.fit.alpha * np.asarray(u_mem, np.float64) ** ROOT, 1.0)
+        computing = np.minimum(self.fit.beta * np.asarray(u_comp, np.float64), 1.0 - moving)
+        drawn = self.idle_w + self.swing_w * (moving * memory + computing * cores)
         return np.asarray(np.minimum(drawn, self.cap_w))
-
-
-def fit_power(
-    u_mem: ArrayLike, u_comp: ArrayLike, watts: ArrayLike, *, idle_w: float, cap_w: float, source: str
-) -> PowerFit:
-    """alpha and beta that best explain measured mean power at full clock, by least squares.
-
-    Two bounded parameters need no solver: a grid over alpha in [0, 10] and beta in [0, 60], narrowed
-    around the best point until it is finer than 0.001 of either range. ``error`` states what remains.
-
-    Parameters
-    ----------
-    u_mem, u_comp
-        [N] shares in use, means over a run, in [0, 1].
-    watts
-        [N] mean board power of one device.
-    idle_w, cap_w, source
-        Of the device; and who measured.
-
-    Examples
-    --------
-    >>> fit = fit_power([0.1, 0.9, 0.5], [0.0, 0.05, 0.3], [150.3, 655.7, 699.5],
-    ...                 idle_w=75, cap_w=700, source="made up")
-    >>> round(fit.alpha, 1), round(fit.beta)
-    (1.3, 30)
-
-    Raises
-    ------
-    ValueError
-        When there are fewer than two points or they are not of one shape.
-    """
-    memory, compute, measured = (np.asarray(x, np.float64).ravel() for x in (u_mem, u_comp, watts))
-    if len(measured) < 2 or not memory.shape == compute.shape == measured.shape:
-        raise ValueError("Need the same number of utilizations and watts, at least two.")
-
-    def predicted(alpha: FloatArray, beta: FloatArray) -> FloatArray:
-        exponent = alpha[..., None] * memory + beta[..., None] * compute
-        return np.asarray(idle_w + (cap_w - idle_w) * -np.expm1(-exponent))
-
-    low, high = np.zeros(2), np.array([10.0, 60.0])
-    centre = low
-    for _ in range(8):
-        axes = [np.linspace(low[i], high[i], 41) for i in range(2)]
-        grid = np.meshgrid(*axes, indexing="ij")
-        errors = np.square(predicted(*grid) - measured).sum(axis=-1)
-        best = np.unravel_index(np.argmin(errors), errors.shape)
-        centre = np.array([grid[0][best], grid[1][best]])
-        reach = (high - low) / 8
-        low, high = np.maximum(centre - reach, 0.0), centre + reach
-    off = predicted(centre[:1], centre[1:])[0] - measured
-    spread = np.square(measured - measured.mean()).sum()
-    share = np.abs(off / measured).mean()
-    error = f"mean absolute error {np.abs(off).mean():.0f} W, {share:.1%}, {len(measured)} points"
-    if spread > 0:
-        error += f", R2 {1 - np.square(off).sum() / spread:.2f}"
-    return PowerFit(alpha=float(centre[0]), beta=float(centre[1]), source=source, error=error)
 
 
 @cache
