@@ -6,13 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.axes import engine_of
 from planner.printable import printable
 from planner.question import Question, parse_axes, parse_pairs, parse_slo, plan_from_axes
 from profiles.errors import InputError, nearest
 from profiles.fleet import Fleet
+from profiles.plan import EngineSettings
 
 if TYPE_CHECKING:
     from traces.read import ReadResult
@@ -59,6 +62,7 @@ def simulate(options: Options, *, progress: Progress) -> Reply:
 
     question = _question(options, progress)
     plan = plan_from_axes(question.model, parse_axes(options["plan"]), _defaults(question))
+    _check_engine(plan.engine)
     answer, outcome = pipeline.simulate_plan(
         question, plan, tables=options["tables"], silicon=not options["no_silicon"]
     )
@@ -88,8 +92,10 @@ def _reply(answer: Any, options: Options, *, top: int | None) -> Reply:
 
 
 def _question(options: Options, progress: Progress) -> Question:
+    from profiles.engine import load_engine
     from profiles.huggingface import load_model
 
+    load_engine(options["engine"])  # an unknown one is said before the work, not after
     if options["as_json"] and options["as_csv"]:
         raise InputError("--json and --csv: give one of them")
     model = load_model(options["model_name"])
@@ -111,7 +117,7 @@ def _question(options: Options, progress: Progress) -> Question:
             chosen[option] = options[option]
     if options.get("formats"):
         chosen |= _formats(options["formats"])
-    return Question(
+    question = Question(
         model=model,
         fleet=fleet,
         trace=read.trace,
@@ -128,6 +134,18 @@ def _question(options: Options, progress: Progress) -> Question:
         seed=options["seed"],
         **chosen,
     )
+    searched = ("policy", "budget", "seqs")
+    for values in product(*map(question.options, searched)):
+        _check_engine(engine_of(dict(zip(searched, values, strict=True)), question.settings()))
+    return question
+
+
+def _check_engine(engine: EngineSettings) -> None:
+    """An iteration that cannot hold a token of every running sequence would leave some waiting for ever."""
+    if engine.chunks_prefill and engine.token_budget < engine.max_seqs:
+        raise InputError(
+            f"token budget {engine.token_budget}: expected at least the {engine.max_seqs} sequences at once"
+        )
 
 
 def _formats(text: str) -> dict[str, tuple[str, ...]]:
@@ -152,7 +170,12 @@ def _fleet(options: Options) -> Fleet:
         given = [f"--{flag}" for flag in _FLEET_FLAGS if options[flag.replace("-", "_")]]
         if given:
             raise InputError(f"--fleet says what {' and '.join(given)} would: give one or the other")
-        return load_fleet(options["fleet_file"])
+        try:
+            return load_fleet(options["fleet_file"])
+        except RecursionError:
+            raise InputError(
+                f"{options['fleet_file']}: nested too deeply, expected a list of pools"
+            ) from None
     if not options["device"]:
         raise InputError("which devices? give --device with --gpus or --nodes, or --fleet FILE")
     if options["gpus"] and options["nodes"]:
@@ -239,8 +262,8 @@ def models(words: tuple[str, ...], *, as_json: bool) -> str:
             f"{name:<36}{r.kind.replace('encoder-decoder', 'enc-dec'):<8}{r.parameters / 1e9:>9.4g}B"
             f"{r.active_parameters / 1e9:>7.4g}B{r.kv_bytes_per_token / 1024:>5.0f} KiB{r.max_positions:>9}"
         )
-    lines.append("KV/token: all layers in bf16; length: positions at most. Any config.json of these")
-    lines.append("architectures works too: docs/models.md")
+    lines.append("KV/token: all layers in bf16; length: positions at most. Any config.json of")
+    lines.append("these architectures works too: docs/models.md")
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from planner.objective import Objective
+from planner.printable import printable
 from planner.ranking import PlanResult, pareto, split_latency, why_lost
 from profiles.plan import Plan
 from profiles.stepcost import PS
@@ -210,11 +211,9 @@ def to_text(answer: "Answer", *, top: int | None = 5, colour: bool = False) -> s
         record=False, legacy_windows=False,
     )  # fmt: skip
     objective, results = answer.objective, answer.results
-    console.print(answer.headline, markup=False)
-    console.print(
-        f"objective: {objective.words}" + (f"; SLO {answer.slo_text}" if answer.slo_text else ""),
-        markup=False,
-    )
+    for line in answer.headline.split("\n"):
+        _line(console, line)
+    _line(console, f"objective: {objective.words}" + (f"; SLO {answer.slo_text}" if answer.slo_text else ""))
     console.print()
     if results:
         _winner(console, answer)
@@ -224,10 +223,14 @@ def to_text(answer: "Answer", *, top: int | None = 5, colour: bool = False) -> s
     if answer.searched:
         _certificate(console, answer)
     for note in answer.notes:
-        console.print(f"note: {note}", markup=False)
+        _line(console, f"note: {note}")
     file = console.file
     assert isinstance(file, io.StringIO)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+def _line(console: Any, text: str) -> None:
+    console.print(printable(text), markup=False, emoji=False)
 
 
 def _row(console: Any, name: str, text: str) -> None:
@@ -238,7 +241,7 @@ def _row(console: Any, name: str, text: str) -> None:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=13, no_wrap=True)
     grid.add_column()
-    grid.add_row(Text(name, style="bold"), Text(text))
+    grid.add_row(Text(name, style="bold"), Text(printable(text)))
     console.print(Padding(grid, 0))
 
 
@@ -249,10 +252,11 @@ def _winner(console: Any, answer: "Answer") -> None:
     _row(console, name, f"{best.plan.label}  ({best.plan.devices} x {best.device})")
     if not best.meets_slos:
         broken = ", ".join(slo.text for slo in best.slos if not slo.met)
-        _row(console, "", f"breaks {broken}" + ("; no feasible plan meets every SLO" * answer.searched))
+        all_of = "none of the simulated plans" if answer.certificate.unexamined else "no feasible plan"
+        _row(console, "", f"breaks {broken}" + (f"; {all_of} meets every SLO" * answer.searched))
     _row(console, "", describe_plan(best.plan))
     value = quantity(best.value, objective.unit)
-    if answer.searched and best.meets_slos:
+    if answer.searched and best.acceptable:
         gap = answer.certificate.gap
         value += (
             ", proven best of all feasible plans" if gap == 0 else f", within {gap:.1%} of the best possible"
@@ -269,11 +273,10 @@ def _winner(console: Any, answer: "Answer") -> None:
     for slo in best.slos:
         _row(console, "SLO", f"{slo.text}: {quantity(slo.value, 's')}, {'met' if slo.met else 'NOT met'}")
     share = split_latency(best)
-    total = sum(share.values()) or 1.0
-    _row(console, "latency is", ", ".join(f"{k} {v / total:.0%}" for k, v in share.items()))
-    _row(console, "busy time is", ", ".join(
-        f"{name} {v / sum(best.breakdown_s.values()):.0%}"
-        for name, v in sorted(best.breakdown_s.items(), key=lambda kv: -kv[1])[:5]))  # fmt: skip
+    _row(console, "latency is", ", ".join(f"{k} {v}%" for k, v in percentages(share).items()))
+    busy = sum(best.breakdown_s.values()) or 1.0
+    parts = sorted(best.breakdown_s.items(), key=lambda kv: -kv[1])[:5]
+    _row(console, "busy time is", ", ".join(f"{name} {v / busy:.0%}" for name, v in parts) or "none")
     _row(console, "throughput", f"{quantity(m['generated_tokens_per_s'], 'generated tokens/s')}, "
          f"{quantity(m['requests_per_s'], 'requests/s')}, mean batch {m['sequences_per_iteration']:.1f}, "
          f"MFU {_percent(m['mfu'])}, MBU {_percent(m['mbu'])}, KV peak {_percent(m['kv_peak_share'])}, "
@@ -288,8 +291,29 @@ def _winner(console: Any, answer: "Answer") -> None:
         for note in notes:
             _row(console, "", note)
         _row(console, "runs on", ", ".join(best.deployable) or f"no engine today ({engine} shown)")
-    shares = ", ".join(f"{share:.0%} {name}" for name, share in best.provenance.items() if share >= 0.005)
-    _row(console, "profile", f"{shares} (share of predicted time); {answer.profile_text}")
+    shares = ", ".join(f"{share}% {name}" for name, share in percentages(best.provenance).items() if share)
+    _row(console, "profile", f"{shares or 'nothing'} (share of predicted time); {answer.profile_text}")
+
+
+def percentages(parts: dict[str, float]) -> dict[str, int]:
+    """Whole percents of the sum that add up to 100: what rounding down leaves goes to the largest remainders.
+
+    All 0 when there is nothing to share.
+
+    Examples
+    --------
+    >>> percentages({"a": 1.0, "b": 1.0, "c": 1.0})
+    {'a': 34, 'b': 33, 'c': 33}
+    """
+    total = sum(parts.values())
+    if not total:
+        return dict.fromkeys(parts, 0)
+    exact = {name: 100 * value / total for name, value in parts.items()}
+    whole = {name: math.floor(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: whole[name] - exact[name])
+    for name in by_remainder[: 100 - sum(whole.values())]:
+        whole[name] += 1
+    return whole
 
 
 def _percent(value: float | None) -> str:
@@ -335,7 +359,8 @@ def _table(console: Any, answer: "Answer", results: list[PlanResult]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     front = set(pareto(answer.results, PARETO_METRICS))
     for i, r in enumerate(results):
-        cells = [f"{i + 1}{'*' if i in front else ' '}", r.plan.label + ("" if r.deployable else " (x)")]
+        marks = ("" if r.deployable else " (x)") + ("" if r.acceptable else " (!)")
+        cells = [f"{i + 1}{'*' if i in front else ' '}", r.plan.label + marks]
         cells += [str(r.plan.engine.token_budget)]
         cells += [quantity(r.metrics[key], "s") for key in latencies.values()]
         cells += [quantity(r.metrics["energy_j"], "J")]
@@ -348,6 +373,8 @@ def _table(console: Any, answer: "Answer", results: list[PlanResult]) -> None:
     legend = "* on the Pareto front of latency, energy and price"
     if any(not r.deployable for r in results):
         legend += "; (x) no engine runs it today"
+    if any(not r.acceptable for r in results):
+        legend += "; (!) breaks an SLO or rejects requests"
     if hidden > 0:
         legend += f"; {hidden} more simulated (--all)"
     console.print(legend, markup=False)
@@ -367,5 +394,9 @@ def _certificate(console: Any, answer: "Answer") -> None:
         text += f", {c.excluded_by_slo} because no scheduler meets the SLO with them"
     if c.unexamined:
         text += f", {c.unexamined} not examined"
-    gap = "none" if math.isinf(c.gap) else f"{c.gap:.2%}"
-    _row(console, "certificate", f"{text}; proven gap {gap}")
+    if c.best is None:
+        served = "serves every request within every SLO"
+        text += f"; none simulated {served}" if c.unexamined else f"; none {served}"
+    else:
+        text += "; gap unbounded" if math.isinf(c.gap) else f"; proven gap {c.gap:.2%}"
+    _row(console, "certificate", text)

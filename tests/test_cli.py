@@ -1,0 +1,399 @@
+"""The command line as its users rely on it: examples that run, one line for a mistake, exit statuses."""
+
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli import main
+
+ROOT = Path(__file__).parents[1]
+CHAT = ROOT / "traces" / "samples" / "chat.csv"
+SMALL = "--model opt-125m --device l40s --gpus 2 --no-silicon"
+"""A question whose answer takes a fraction of a second."""
+FEW = Path("few.csv")
+"""Twenty requests, in every test's folder."""
+
+
+def run(*words, env=None):
+    return CliRunner().invoke(main, [str(word) for word in words], env=env)
+
+
+def ask(command, *words):
+    return run(command, *SMALL.split(), "--trace", FEW, *words)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder of one's own with the shipped samples in reach."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "traces").symlink_to(ROOT / "traces")
+    FEW.write_text("\n".join(CHAT.read_text().splitlines()[:21]) + "\n")
+    return tmp_path
+
+
+def commands(group=main, path=()):
+    yield path, group
+    if isinstance(group, click.Group):
+        for name, command in sorted(group.commands.items()):
+            yield from commands(command, (*path, name))
+
+
+ALL = [path for path, _ in commands()]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(path) or "zenith")
+def test_help_ends_with_an_example_that_runs(path, folder):
+    text = run(*path, "--help").stdout
+    assert all(len(line) <= 80 for line in text.splitlines())
+    body = text.rsplit("Example:\n", 1)[1]
+    words = shlex.split(body.replace("\\\n", " "))
+    assert words[0] == "zenith" and tuple(words[1 : 1 + len(path)]) == path
+    before = {file.name for file in folder.iterdir()}
+    result = run(*words[1:])
+    assert result.exit_code == 0, result.output
+    made = {file.name for file in folder.iterdir()} - before
+    assert result.stdout or made, "an example shows something or makes a file"
+
+
+def test_the_readme_names_every_command():
+    readme = (ROOT / "README.md").read_text()
+    for path in ALL:
+        assert all(word in readme for word in path)
+
+
+# ------------------------------------------------------------------------------------------- the answer
+
+
+def validated(text):
+    import jsonschema
+
+    schema = json.loads((ROOT / "planner" / "answer.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    answer = json.loads(text)
+    jsonschema.Draft202012Validator(schema).validate(answer)
+    return answer
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--objective", "throughput"],
+        ["--objective", "energy", "--exhaustive"],
+        ["--objective", "goodput", "--slo", "ttft_p95<=1s"],
+        ["--slo", "ttft_p95<=1us"],
+        ["--max-simulations", "1"],
+    ],
+    ids=" ".join,
+)
+def test_optimize_json_follows_the_schema(words, folder):
+    result = ask("optimize", *words, "--json", "-o", "answer.json")
+    answer = validated(result.stdout)
+    assert (folder / "answer.json").read_text() == result.stdout
+    assert [plan["rank"] for plan in answer["plans"]] == list(range(1, len(answer["plans"]) + 1))
+    assert answer["question"]["requests"] == 20
+    sign = -1 if answer["objective"]["name"] in ("throughput", "goodput") else 1
+    for plan in answer["plans"]:
+        assert plan["value"] == plan["metrics"][answer["objective"]["metric"]]
+        assert sign * plan["bound"] <= sign * plan["value"] * (1 + 1e-9 * sign)
+
+
+def test_simulate_json_follows_the_schema(folder):
+    result = ask("simulate", "--plan", "dp=2", "--json", "--requests", "times.csv")
+    answer = validated(result.stdout)
+    (plan,) = answer["plans"]
+    assert plan["plan"]["dp"] == 2 and answer["certificate"]["feasible"] == 1
+    rows = list(csv.DictReader(io.StringIO((folder / "times.csv").read_text())))
+    assert len(rows) == 20
+    latency = [float(row["last_token_s"]) - float(row["arrival_s"]) for row in rows]
+    assert sum(latency) / 20 == pytest.approx(plan["metrics"]["e2e_mean_s"], rel=1e-6)
+
+
+def test_csv_rows_are_the_plans_of_the_json():
+    plans = json.loads(ask("optimize", "--exhaustive", "--json").stdout)["plans"]
+    rows = list(csv.DictReader(io.StringIO(ask("optimize", "--exhaustive", "--csv").stdout)))
+    assert [row["name"] for row in rows] == [plan["plan"]["name"] for plan in plans]
+    for row, plan in zip(rows, plans, strict=True):
+        assert float(row["e2e_mean_s"]) == plan["metrics"]["e2e_mean_s"]
+        assert float(row["bound"]) == plan["bound"]
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv", "--all"])
+def test_the_same_command_gives_the_same_bytes(form):
+    first, second = (ask("optimize", "--exhaustive", "--workers", n, form) for n in ("1", "2"))
+    assert first.exit_code == 0 and first.stdout_bytes == second.stdout_bytes
+
+
+def test_progress_goes_to_stderr_and_the_answer_to_stdout():
+    result = ask("optimize")
+    assert "simulated" in result.stderr and "done in" in result.stderr
+    assert "done in" not in result.stdout and result.stdout.startswith("opt-125m")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimize", *SMALL.split(), "--trace", "few.csv", "--exhaustive", "--all"],
+        ["optimize", *SMALL.split(), "--trace", "few.csv", "--objective", "throughput", "--exhaustive"],
+        ["simulate", *SMALL.split(), "--trace", "few.csv", "--plan", "pp=2", "--slo", "ttft_p95<=1us"],
+        ["devices"],
+        ["models"],
+        ["trace", "describe", "few.csv"],
+    ],
+    ids=lambda words: " ".join([*words[:1], *words[-2:]]),
+)
+def test_text_is_plain_and_fits_80_columns(words):
+    text = run(*words).stdout
+    assert text and all(len(line) <= 80 for line in text.splitlines())
+    assert "\x1b" not in text and not re.search(r"[ \t]+$", text, re.MULTILINE)
+
+
+# --------------------------------------------------------------------------------------- exit statuses
+
+
+def test_status_0_is_a_plan():
+    assert ask("optimize", "--slo", "ttft_p95<=10s").exit_code == 0
+    assert ask("simulate", "--plan", "tp=2").exit_code == 0
+
+
+def test_status_3_no_plan_fits():
+    result = run("optimize", "--model", "llama-3.1-405b", "--device", "l40s", "--gpus", 1, "--trace", FEW)
+    assert result.exit_code == 3 and result.stdout == ""
+    assert result.stderr.splitlines()[-1].startswith("Error: No plan for llama-3.1-405b on 1 x l40s")
+
+
+def test_status_3_no_plan_meets_the_slo_and_the_nearest_is_shown():
+    for words in (["optimize"], ["simulate", "--plan", "tp=2"]):
+        result = ask(*words, "--slo", "ttft_mean<=1us")
+        assert result.exit_code == 3
+        assert "breaks ttft_mean<=1us" in result.stdout and "NOT met" in result.stdout
+
+
+def test_status_3_axes_that_clash_are_named():
+    result = ask("optimize", "--fix", "tp=5")
+    assert result.exit_code == 3 and result.stdout == ""
+    assert "tp=5" in result.stderr.splitlines()[-1]
+
+
+def test_status_4_a_limit_ended_the_search_before_a_plan_that_meets_the_slo():
+    """Every plan breaks the limit, which no bound proves: cut short, nothing is known of the others."""
+    tight = ["--slo", "itl_p99<=1us"]
+    assert ask("optimize", *tight).exit_code == 3
+    result = ask("optimize", *tight, "--max-simulations", "1")
+    assert result.exit_code == 4
+    assert "no feasible plan" not in result.stdout and "not examined" in result.stdout
+
+
+# ------------------------------------------------------------------------------------- one line, no more
+
+FILES = {
+    "empty.csv": "",
+    "header.csv": "arrival_s,prompt_tokens,output_tokens\n",
+    "negative.csv": "arrival_s,prompt_tokens,output_tokens\n0,3,4\n1,-5,3\n",
+    "nan.csv": "arrival_s,prompt_tokens,output_tokens\nnan,5,3\n",
+    "word.csv": "arrival_s,prompt_tokens,output_tokens\n0,many,3\n",
+    "text.csv": "Dear diary,\nnothing happened.\n",
+    "nodes.yaml": "pools:\n  - name: a\n    device: l40s\n    nodes: none\n",
+    "indent.yaml": "pools:\n  - name: a\n   device: l40s\n",
+    "device.yaml": "pools:\n  - name: a\n    device: l40z\n    nodes: 1\n",
+    "key.yaml": "pools:\n  - device: l40s\n    node: 1\n",
+    "deep.yaml": "[" * 5000,
+    "tag.yaml": "pools: !!python/object/apply:os.system [true]\n",
+    "shape.json": '{"architectures": ["FooForCausalLM"]}',
+    "broken.json": "{\n",
+    "negative.json": '{"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": -4, '
+    '"intermediate_size": 8, "num_attention_heads": 4, "vocab_size": 100}',
+}
+
+ASK = f"{SMALL} --trace few.csv"
+MISTAKES = [
+    # arguments, then what the line names: the value and what was expected
+    ("optimize --model llama-3.1-70 --device l40s --gpus 1 --trace few.csv", "llama-3.1-70 llama-3.1-70b"),
+    (
+        "optimize --model opt-125m --device h100-sxm-80g --gpus 1 --trace few.csv",
+        "h100-sxm-80g h100-sxm-80gb",
+    ),
+    ("optimize --model opt-125m --device l40s --gpus 0 --trace few.csv", "0 --gpus x>=1"),
+    ("optimize --model opt-125m --device l40s --gpus two --trace few.csv", "two integer"),
+    ("optimize --model opt-125m --device l40s --trace few.csv", "--gpus --nodes"),
+    ("optimize --model opt-125m --gpus 2 --trace few.csv", "--device --fleet"),
+    ("optimize --model opt-125m --device l40s --gpus 2 --nodes 1 --trace few.csv", "--gpus --nodes"),
+    ("optimize --model opt-125m --device l40s --gpus 2", "--trace"),
+    (f"optimize {ASK} --fleet nodes.yaml", "--fleet --device --gpus"),
+    (f"optimize {ASK} --json --csv", "--json --csv"),
+    (f"optimize {ASK} --slo ttft<=1s", "ttft<=1s ttft_p99<=500ms"),
+    (f"optimize {ASK} --slo tfft_p95<=1s", "tfft ttft"),
+    (f"optimize {ASK} --slo ttft_p101<=1s", "ttft_p101<=1s percentile"),
+    (f"optimize {ASK} --slo ttft_p95<=1h", "ttft_p95<=1h us, ms or s"),
+    (f"optimize {ASK} --slo ttft_p95<=-1s", "ttft_p95<=-1s above"),
+    (f"optimize {ASK} --objective latancy", "latancy latency"),
+    (f"optimize {ASK} --objective goodput", "goodput --slo"),
+    (f"optimize {ASK} --engine vllm-v2", "vllm-v2 vllm-v1"),
+    (f"optimize {ASK} --policy orce", "orce orca"),
+    (f"optimize {ASK} --formats weights=bf61", "bf61 bf16"),
+    (f"optimize {ASK} --formats weight=bf16", "weight weights"),
+    (f"optimize {ASK} --fix tp", "tp axis=value"),
+    (f"optimize {ASK} --fix tq=2", "tq tp"),
+    (f"optimize {ASK} --forbid queue=fcfs", "queue=fcfs"),
+    (f"optimize {ASK} --top none", "none integer"),
+    (f"optimize {ASK} --gpu-memory-utilization 1.5", "1.5 x<=1"),
+    (f"optimize {ASK} --token-budget 8", "8 256"),
+    (f"optimize {ASK} --fix budget=8", "8 256"),
+    (f"optimize {ASK} --gpuss 2", "--gpuss --gpus"),
+    (f"optimize {ASK} --tables .", "gemm.csv"),
+    (f"optimize {ASK} -o nowhere/out.json", "nowhere/out.json folder"),
+    (f"optimize {ASK} -o traces", "traces directory"),
+    (f"simulate {ASK} --plan tp=x", "tp=x whole"),
+    (f"simulate {ASK} --plan tp=2,tp=1", "tp 2 1"),
+    (f"simulate {ASK} --plan tp=2,ffn_tp=3", "tp=2 ffn_tp=3"),
+    (f"simulate {ASK} --plan ep=2", "ep=2 experts"),
+    (f"simulate {ASK} --plan pp=99", "pp=99 12"),
+    (f"simulate {ASK} --plan budget=8", "8 256"),
+    (f"simulate {ASK}", "--plan"),
+    (f"simulate {ASK} --plan tp=1 --requests nowhere/times.csv", "nowhere/times.csv folder"),
+    (f"optimize {SMALL} --trace missing.csv", "missing.csv exist"),
+    *(
+        (f"optimize {SMALL} --trace {file}", f"{file} {words}")
+        for file, words in (
+            ("empty.csv", "empty"),
+            ("header.csv", "no request"),
+            ("negative.csv", "line 3 -5 prompt_tokens"),
+            ("nan.csv", "line 2 nan arrival_s"),
+            ("word.csv", "line 2 many prompt_tokens"),
+            ("text.csv", "expected"),
+        )
+    ),
+    *(
+        (f"optimize --model opt-125m --trace few.csv --fleet {file}", f"{file} {words}")
+        for file, words in (
+            ("nodes.yaml", ":4: none nodes"),
+            ("indent.yaml", ":3:"),
+            ("device.yaml", ":3: l40z l40s"),
+            ("key.yaml", ":3: node nodes"),
+            ("deep.yaml", "pools"),
+            ("tag.yaml", ":1:"),
+        )
+    ),
+    *(
+        (f"optimize --device l40s --gpus 1 --trace few.csv --model {file}", f"{file} {words}")
+        for file, words in (
+            ("shape.json", "FooForCausalLM known"),
+            ("broken.json", "JSON"),
+            ("negative.json", "hidden_size=-4 positive"),
+            ("missing.json", "no such file"),
+        )
+    ),
+    ("models no-such-model", "no-such-model"),
+    ("trace describe missing.csv", "missing.csv exist"),
+    ("trace convert few.csv nowhere/out.csv", "nowhere/out.csv folder"),
+    ("trace synth out.csv --rate 0", "0 --rate x>0"),
+    ("trace synth out.csv --arrivals often", "often poisson"),
+    ("trace scale few.csv out.csv --rate 2 --times 3", "--rate --times"),
+    ("trace scale few.csv out.csv --window 9:3", "9:3 START:END"),
+    ("trace scale few.csv out.csv --window 1e9:", "1"),
+    ("tracer", "tracer trace"),
+    ("trace describ few.csv", "describ describe"),
+]
+
+
+@pytest.mark.parametrize(("words", "named"), MISTAKES, ids=lambda text: text[-48:])
+def test_a_mistake_is_one_line_that_names_it(words, named, folder):
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    output = [] if " -o " in words or not words.startswith(("optimize", "simulate")) else ["-o", "out.json"]
+    before = sorted(folder.rglob("*"))
+    result = run(*words.split(), *output)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.stdout == "" and sorted(folder.rglob("*")) == before
+    *progress, line = result.stderr.splitlines()
+    assert line.startswith("Error: ") and len(line) < 1000
+    assert all(word in line for word in named.split()), line
+    assert not any(word in result.stderr for word in ("Usage:", "Traceback", "Try '")) and len(progress) <= 2
+
+
+def test_words_of_the_user_move_no_cursor(folder):
+    evil = "a\x1b[2J\rbest plan\u202e.csv"
+    (folder / evil).write_text(FEW.read_text())
+    for words in (
+        ["trace", "describe", evil],
+        ["trace", "describe", evil + "x"],
+        ["trace", "convert", evil, "o.csv", "--skip-bad-rows"],
+        ["optimize", *SMALL.split(), "--trace", evil],
+        ["optimize", "--model", evil, "--device", "l40s", "--gpus", "1", "--trace", "few.csv"],
+        ["optimize", *SMALL.split(), "--trace", "few.csv", "-o", "\x1b[31m/x.json"],
+        ["\x1b[31m"],
+    ):
+        result = run(*words)
+        for text in (result.stdout, result.stderr):
+            assert "\x1b" not in text and "\r" not in text and "\u202e" not in text, words
+
+
+# ---------------------------------------------------------------------------------- a process of its own
+
+
+def process(*words, code=None, **environment):
+    command = [sys.executable, "-c", code] if code else [sys.executable, str(ROOT / "cli.py"), *words]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_real_process_answers_the_same_without_utf8_and_colour():
+    words = ["optimize", *SMALL.split(), "--trace", str(FEW), "--exhaustive"]
+    done = process(*words, PYTHONIOENCODING="ascii", NO_COLOR="1")
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"\x1b" not in done.stdout and done.stdout.decode() == run(*words).stdout
+    failed = process("optimize", "--gpus", "0")
+    assert failed.returncode == 2 and failed.stdout == b"" and failed.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        (["--help"], ["ortools", "numba", "pyarrow", "pandas", "numpy", "rich"]),
+        (["optimize", "--help"], ["ortools", "numba", "pyarrow", "pandas", "numpy", "rich"]),
+        (["devices"], ["ortools", "numba", "pyarrow", "pandas"]),
+        (["models"], ["ortools", "numba", "pyarrow", "pandas"]),
+        # pandas, which reads the file, brings pyarrow along where it is installed.
+        (["trace", "describe", str(CHAT)], ["ortools", "numba"]),
+    ],
+    ids=lambda value: " ".join(value[:2]),
+)
+def test_light_commands_import_nothing_heavy(words, absent):
+    code = (
+        f"import sys; from cli import main; main(sys.argv[1:] or {words!r}, standalone_mode=False);"
+        f"print('LOADED', *sorted(set(sys.modules) & set({absent!r})))"
+    )
+    done = process(code=code)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().splitlines()[-1].split() == ["LOADED"]
+
+
+def test_an_output_is_whole_or_not_there(folder, monkeypatch):
+    """A disk that fills while writing leaves the older file as it was, and nothing beside it."""
+    (folder / "answer.json").write_text("older")
+    before = sorted(folder.iterdir())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    result = ask("simulate", "--plan", "tp=1", "-o", "answer.json")
+    assert result.exit_code == 2 and result.stdout == ""
+    assert "answer.json: No space left on device" in result.stderr
+    assert (folder / "answer.json").read_text() == "older" and sorted(folder.iterdir()) == before
