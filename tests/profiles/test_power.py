@@ -45,6 +45,14 @@ def test_at_full_clock_it_is_the_stated_form():
     assert (power.watts(u, u) == power.watts(u, u, 1980)).all()
 
 
+def test_at_half_clock_both_parts_share_what_full_clock_would_draw():
+    """Cores at half the clock and at the voltage floor of 0.6 draw 0.18, memory 0.6 + 0.4 x 0.18."""
+    power = PowerModel(load_device("h100"))
+    moving = power.fit.alpha
+    expected = 75 + 625 * (moving * 0.672 + (1 - moving) * 0.18)
+    assert float(power.watts(1, 1, 990)) == pytest.approx(expected)
+
+
 @LAWS
 @given(name=st.sampled_from(known_devices()), clock=st.integers(0, 4000))
 def test_nothing_done_draws_idle_power_whatever_the_clock(name, clock):
