@@ -48,10 +48,6 @@ def vllm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
             words += ["--quantization", _QUANTIZATION[plan.weight_format]]
         else:
             notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
-    if engine.policy not in ("vllm-v1", "sarathi"):
-        notes.append(f"policy {engine.policy} is not one of the current vLLM scheduler")
-    if plan.clock_mhz:
-        notes.append(f"lock the clock first: nvidia-smi --lock-gpu-clocks={plan.clock_mhz}")
     if plan.attn_dp > 1 and not any(isinstance(block.ffn, MoE) for block in model.decoder.blocks):
         notes.append("vLLM shares a dense feed-forward between attention ranks in no mode")
     if len(set(plan.layers_per_stage)) > 1:
@@ -110,6 +106,9 @@ def tensorrt_llm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
         notes.append("set enable_attention_dp: true in --extra_llm_api_options")
     if plan.kv_format != "bf16":
         notes.append(f"set kv_cache_config.dtype: {plan.kv_format} in --extra_llm_api_options")
+    if plan.weight_format != model.weight_format:
+        notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
+    notes.append(f"set kv_cache_config.tokens_per_block: {engine.block_size} in --extra_llm_api_options")
     if len(set(plan.layers_per_stage)) > 1:
         notes.append("set pp_partition in --extra_llm_api_options to the layers of each stage")
     return shlex.join(words), notes
@@ -120,4 +119,23 @@ COMMANDS = {"vLLM": vllm_command, "SGLang": sglang_command, "TensorRT-LLM": tens
 
 def launch_commands(model: Model, plan: Plan, engines: Iterable[str]) -> list[tuple[str, str, list[str]]]:
     """(engine, command, notes) for each of ``engines`` that has one."""
-    return [(name, *COMMANDS[name](model, plan)) for name in engines if name in COMMANDS]
+    found = []
+    for name in engines:
+        if name in COMMANDS:
+            command, notes = COMMANDS[name](model, plan)
+            found.append((name, command, [*notes, *_beyond_flags(plan, name)]))
+    return found
+
+
+def _beyond_flags(plan: Plan, name: str) -> list[str]:
+    """What was simulated and no flag of any of these engines sets."""
+    engine, notes = plan.engine, []
+    if engine.policy not in ("vllm-v1", "sarathi"):
+        notes.append(f"{name} does not batch by policy {engine.policy} today")
+    if engine.queue != "fcfs":
+        notes.append(f"{name} has no {engine.queue} queue: order the requests before it")
+    if engine.preemption != "recompute":
+        notes.append(f"{name} recomputes what it preempts, it does not {engine.preemption}")
+    if plan.clock_mhz:
+        notes.append(f"lock the clock first: nvidia-smi --lock-gpu-clocks={plan.clock_mhz}")
+    return notes
