@@ -198,6 +198,11 @@ def test_gap_bins_cover_every_value_once() -> None:
         assert gap_edge(index + 1) - gap_edge(index) <= max(1, gap_edge(index) / 128)
 
 
+def test_percentiles_of_gaps_do_not_interpolate() -> None:
+    """Of 1, 2 and 3 seconds, the 90th percentile stands at position 1.8: the order statistic before it."""
+    assert metrics.itl_percentile_s(outcome(), 90) == pytest.approx(2, rel=0.008)
+
+
 def test_no_percentile_is_beyond_the_largest_gap() -> None:
     """Also where that gap lies in the lower half of its bin."""
     gaps = np.zeros(GAP_BINS, np.int64)
