@@ -85,13 +85,15 @@ class Evaluator:
 
     def _compiler(self, pool: Pool, tables: Path | None, silicon: bool) -> Compiler:
         operations, words = operations_of(pool, self.question.model, tables=tables, silicon=silicon)
-        self.sources.append(f"{pool.device.name}: {words}")
+        power = PowerModel(pool.device, cap_w=pool.power_cap_w)
+        watts = "fitted to runs" if power.fitted_on == pool.device.name else f"modelled after {power.fitted_on}"
+        self.sources.append(f"{pool.device.name}: {words}, power {watts}")
         return Compiler(
             self.question.model,
             pool.device,
             operations,
             engine=load_engine(self.question.engine),
-            power=PowerModel(pool.device, cap_w=pool.power_cap_w),
+            power=power,
         )
 
     def step(self, candidate: Candidate) -> StepCost:

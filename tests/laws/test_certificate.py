@@ -116,6 +116,20 @@ def test_an_slo_out_of_reach_is_proven_without_simulating_every_plan():
     assert not answer.results[0].meets_slos
 
 
+@pytest.mark.parametrize("objective", ["latency", "energy", "throughput"])
+@pytest.mark.parametrize("metric", ["ttft_p90", "e2e_mean", "tpot_p50", "e2e_p99", "itl_mean"])
+def test_an_slo_excludes_no_plan_that_meets_it(objective, metric):
+    """With limits that some plans meet and some miss, simulation of all of them finds nothing better."""
+    asked = dataclasses.replace(SPACES["busy"], objective=objective)
+    found = {r.metrics[f"{metric}_s"] for r in optimize(asked, silicon=False, everything=True).results}
+    for limit_s in np.quantile(sorted(found), [0.05, 0.5]):
+        strict = dataclasses.replace(asked, slos=(parse_slo(f"{metric}<={limit_s * 1.0001}s"),))
+        exhaustive = optimize(strict, silicon=False, everything=True)
+        certified = optimize(strict, silicon=False)
+        assert certified.certificate.best == exhaustive.certificate.best is not None
+        assert certified.results[0].plan == exhaustive.results[0].plan
+
+
 def test_relaxing_a_constraint_never_worsens_the_optimum():
     tight = optimize(question(fix={"attn_tp": 2}), silicon=False)
     loose = optimize(question(), silicon=False)

@@ -67,6 +67,11 @@ def test_workers_do_not_change_which_plans_are_simulated(plans):
     assert one == two
 
 
+def test_a_plan_that_cannot_win_is_not_simulated():
+    seen, _, certificate = search([(1.0, 0.0, True)] * WAVE + [(1.02, 0.01, True), (1.04, 0.02, True)])
+    assert sorted(seen) == list(range(WAVE)) and certificate.excluded_by_bound == 2
+
+
 def test_hopeless_plans_are_not_simulated_and_are_counted():
     plans = [Bounded(item=0, bound=1.0, hopeless=True), Bounded(item=1, bound=2.0)]
     done, certificate = verify(plans, lambda i: (3.0, True, None))

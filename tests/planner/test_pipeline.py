@@ -1,0 +1,43 @@
+"""What the pipeline passes between its steps."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from planner.pipeline import Candidate, Evaluator, fitted
+from planner.placement import place
+from planner.question import Question
+from profiles.errors import InputError
+from profiles.fleet import homogeneous
+from profiles.huggingface import load_model
+from profiles.plan import Plan
+from traces.trace import Trace
+
+TRACE = Trace(arrival_s=np.arange(4.0), prompt_tokens=np.full(4, 100), output_tokens=np.full(4, 10), name="four")
+
+
+def step_on(nodes: int, plan: Plan):
+    fleet = homogeneous("h100", nodes=nodes, gpus_per_node=4 // nodes)
+    asked = Question(model=load_model("llama-3.1-8b"), fleet=fleet, trace=TRACE, cross_node_tensor=True)
+    placement = place(plan, fleet.pools[0])
+    return Evaluator(asked, silicon=False).step(Candidate(plan=plan, pool=0, placement=placement))
+
+
+def test_collectives_take_the_time_of_the_links_that_the_placement_uses():
+    wide = Plan(layers_per_stage=(32,), attn_tp=4, ffn_tp=4)
+    near, far = step_on(1, wide), step_on(2, wide)
+    for part in ("attention_allreduce", "ffn_allreduce"):
+        assert (far.local_parts | far.shared_parts)[part].sum() > 1.5 * (
+            near.local_parts | near.shared_parts
+        )[part].sum()
+    staged = Plan(layers_per_stage=(16, 16), attn_tp=2, ffn_tp=2)
+    assert step_on(2, staged).send_ps.sum() > step_on(1, staged).send_ps.sum()
+    assert np.array_equal(step_on(2, staged).shared_ps, step_on(1, staged).shared_ps)
+
+
+def test_a_trace_longer_than_the_clock_is_refused_with_the_way_out():
+    late = dataclasses.replace(TRACE, arrival_s=np.array([0.0, 1.0, 2.0, 121 * 86_400.0]))
+    asked = Question(model=load_model("gpt2"), fleet=homogeneous("h100", gpus=1), trace=late)
+    with pytest.raises(InputError, match=r"four: arrivals span 121 days, at most 100 .*trace scale --window"):
+        fitted(asked)
