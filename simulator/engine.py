@@ -62,7 +62,7 @@ def simulate(
     n, ranks, stages = len(trace), step.ranks, step.stages
     arrival = np.rint(trace.arrival_s * PS).astype(np.int64)
     requests = _requests(trace, arrival)
-    state = _state(step, engine, replicas, n if engine.routing != "round-robin" else -(-n // replicas))
+    state = _state(step, engine, replicas, -(-n // replicas))
     totals = k.Totals(
         sums=np.zeros((replicas, k.TOTALS), np.int64),
         sums_wide=np.zeros((replicas, k.TOTALS), np.int64),
@@ -132,6 +132,9 @@ def _requests(trace: Trace, arrival: IntArray) -> Any:
 
 
 def _state(step: StepCost, engine: EngineSettings, replicas: int, most_waiting: int) -> k.State:
+    """Everything idle. ``most_waiting``: requests of one replica that are not finished; under either routing
+    no more than its equal share, as the one with the fewest gets the next.
+    """
     stages, ranks, seqs = step.stages, step.ranks, engine.max_seqs
     lanes = stages * ranks
 

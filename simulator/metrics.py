@@ -1,7 +1,8 @@
 """Metrics of an outcome, each defined once, in words, next to its code.
 
 All latencies are in seconds and count served requests only; a rejected request counts as one that misses
-every SLO. Percentiles interpolate linearly between order statistics (NumPy's default).
+every SLO. Percentiles interpolate linearly between order statistics (NumPy's default); those of ITL are the
+order statistic below, from a histogram, within 0.8 %.
 """
 
 from collections.abc import Callable
