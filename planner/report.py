@@ -158,7 +158,7 @@ def quantity(value: float | None, unit: str) -> str:
     if not math.isfinite(value):
         return "none"
     if unit == "s":
-        if abs(value) < 1:
+        if abs(value) < 0.9995:  # 999.5 ms would round to 1e+03 ms
             return f"{value * 1e3:.3g} ms"
         return f"{value:.2f} s" if abs(value) < 1000 else f"{value:.0f} s"
     if unit == "J":
@@ -168,7 +168,7 @@ def quantity(value: float | None, unit: str) -> str:
         return f"{value:.2f} J"
     if unit == "USD":
         return f"{value:.2f} USD"
-    return f"{value:,.4g} {unit}" if abs(value) < 1e4 else f"{value:,.0f} {unit}"
+    return f"{value:,.4g} {unit}" if abs(value) < 9999.5 else f"{value:,.0f} {unit}"
 
 
 def describe_plan(plan: Plan) -> str:

@@ -302,6 +302,7 @@ MISTAKES = [
     ("trace scale few.csv out.csv --window 9:3", "9:3 START:END"),
     ("trace scale few.csv out.csv --window 1e9:", "1"),
     ("tracer", "tracer trace"),
+    ("--verbose devices", "--verbose option"),
     ("trace describ few.csv", "describ describe"),
 ]
 
