@@ -156,6 +156,11 @@ def test_a_quantity_reads_back_within_its_last_digit(value, unit):
         assert "e" not in report.quantity(value, unit).split()[0], "no exponents for people"
 
 
+def test_a_quantity_that_rounds_up_to_the_next_unit_has_no_exponent():
+    assert report.quantity(0.99951, "s") == "1.00 s" and report.quantity(0.9994, "s") == "999 ms"
+    assert report.quantity(9999.7, "tokens/s") == "10,000 tokens/s"
+
+
 def test_a_quantity_that_is_not_known_has_no_number():
     assert report.quantity(None, "s") == "n/a" and report.quantity(math.inf, "s") == "none"
 
