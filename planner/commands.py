@@ -85,10 +85,14 @@ def _reply(answer: Any, options: Options, *, top: int | None) -> Reply:
     elif options["as_csv"]:
         text = report.to_csv(answer).rstrip("\n")
     else:
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        text = report.to_text(answer, top=top, colour=colour)
+        text = report.to_text(answer, top=top, colour=_colour())
     met = bool(answer.results) and answer.results[0].meets_slos
     return Reply(text=text, exit_code=0 if met else 4 if answer.certificate.unexamined else 3)
+
+
+def _colour() -> bool:
+    """A terminal that has not declined (no-color.org: set and not empty)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _question(options: Options, progress: Progress) -> Question:
@@ -290,9 +294,8 @@ def describe_trace(file: Path, *, skip_bad_rows: bool, as_json: bool, progress: 
     figures = describe(read.trace)
     if as_json:
         return json.dumps({"name": read.trace.name, "format": read.format} | asdict(figures), indent=2)
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    return to_text(figures, name=read.trace.name, form=read.format, colour=colour, unicode=unicode)
+    return to_text(figures, name=read.trace.name, form=read.format, colour=_colour(), unicode=unicode)
 
 
 def convert_trace(file: Path, output: Path, *, skip_bad_rows: bool, progress: Progress) -> None:

@@ -363,6 +363,29 @@ def test_a_real_process_answers_the_same_without_utf8_and_colour():
     assert failed.returncode == 2 and failed.stdout == b"" and failed.stderr.count(b"\n") == 1
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(
+    "command", ["trace describe few.csv", f"simulate {SMALL} --trace few.csv --plan tp=1"]
+)
+def test_colour_is_for_terminals_that_do_not_decline_it(command):
+    import pty
+
+    for declined, coloured in (("", True), ("1", False)):
+        ours, theirs = pty.openpty()
+        with open(ours, "rb", buffering=0) as terminal:
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": declined, "TERM": "xterm"}
+            words = [sys.executable, str(ROOT / "cli.py"), *command.split()]
+            with subprocess.Popen(words, stdout=theirs, stderr=subprocess.DEVNULL, env=environment):
+                os.close(theirs)
+                shown = b""
+                try:
+                    while part := terminal.read(4096):
+                        shown += part
+                except OSError:  # how Linux says that the other end is closed
+                    pass
+        assert shown and (b"\x1b[" in shown) == coloured, shown
+
+
 @pytest.mark.parametrize(
     ("words", "absent"),
     [
