@@ -183,6 +183,34 @@ def simulate(**options: Any) -> None:
     show(commands.simulate(options, progress=progress))
 
 
+@main.command(epilog=example("zenith validate traces/samples/campaign --device l40s"))
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--device", help="What was measured (zenith devices), unless a file's name says it.")
+@click.option("--model", help="Name or config.json, instead of what the runs name.")
+@click.option("--plan", default="", help="Axes and settings the files leave open, e.g. tp=8,seqs=128.")
+@click.option("--engine", help="Host overheads: vllm-v1, vllm-v0 or none. Default: by the version.")
+@click.option("--trace", type=FILE, help="What was sent, for a dump of /metrics.")
+@click.option(
+    "--gpu-memory-utilization",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Instead of what the runs say.",
+)
+@click.option("--tables", type=FOLDER, help="Operation tables, instead of a run's own.")
+@click.option("--no-silicon", is_flag=True, help="Do not use the tables of aiconfigurator-core.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of arrivals a file does not have.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--html", type=OUTPUT, help="Write predicted against measured as a page with a picture.")
+def validate(runs: tuple[Path, ...], **options: Any) -> None:
+    """Replay measured runs and show how far predictions are off.
+
+    RUNS: folders of runs, results of vllm bench serve or SGLang's bench_serving, or dumps of vLLM's /metrics
+    (docs/fidelity.md).
+    """
+    from planner import commands
+
+    show(commands.validate(runs, options, progress=progress))
+
+
 @main.command(epilog=example("zenith devices"))
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def devices(as_json: bool) -> None:

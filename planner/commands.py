@@ -197,6 +197,40 @@ def _defaults(question: Question) -> Any:
     return replace(base, engine=question.settings())
 
 
+def validate(paths: tuple[Path, ...], options: Options, *, progress: Progress) -> Reply:
+    """``zenith validate``: measured runs against the simulator."""
+    from planner import fidelity, fidelity_text
+    from planner.runs import Told, read_runs
+    from profiles.engine import load_engine
+    from traces.write import write_whole
+
+    if options["engine"]:
+        load_engine(options["engine"])
+    told = Told(
+        device=options["device"],
+        model=options["model"],
+        axes=parse_axes(options["plan"]) if options["plan"] else {},
+        engine=options["engine"],
+        trace=options["trace"],
+        gpu_memory_utilization=options["gpu_memory_utilization"],
+        seed=options["seed"],
+    )
+    found = fidelity.validate(
+        read_runs(paths, told),
+        model=options["model"],
+        tables=options["tables"],
+        silicon=not options["no_silicon"],
+        progress=progress,
+    )
+    if options["html"]:
+        from planner.fidelity_html import to_html
+
+        write_whole(options["html"], to_html(found).encode())
+    if options["as_json"]:
+        return Reply(text=fidelity_text.to_json(found))
+    return Reply(text=fidelity_text.to_text(found, colour=_colour()))
+
+
 def devices(*, as_json: bool) -> str:
     """``zenith devices``: a line each, with what its times and its power rest on."""
     from profiles.device import known_devices, load_device

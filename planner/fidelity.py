@@ -131,8 +131,8 @@ def validate(
         raise InputError("no measured run to compare with")
     servers = Servers(runs, model=model, tables=tables, silicon=silicon)
     compared, outcomes = [], []
-    for at, run in enumerate(runs, start=1):
-        progress(f"replaying {at} of {len(runs)}: {run.group}, {run.name}")
+    progress(f"replaying {len(runs)} runs")
+    for run in runs:
         outcomes.append(servers.replay(run))
         compared.append(compare(run, outcomes[-1]))
     return Fidelity(
