@@ -26,7 +26,7 @@ def vllm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
     """
     notes = []
     engine = plan.engine
-    words = ["vllm", "serve", model.name]
+    words = ["vllm", "serve", model.checkpoint]
     words += ["--tensor-parallel-size", str(plan.attn_tp)]
     if plan.stages > 1:
         words += ["--pipeline-parallel-size", str(plan.stages)]
@@ -60,7 +60,7 @@ def sglang_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
     """``sglang.launch_server`` for one replica, and notes on what the command leaves out."""
     notes = []
     engine = plan.engine
-    words = ["python", "-m", "sglang.launch_server", "--model-path", model.name]
+    words = ["python", "-m", "sglang.launch_server", "--model-path", model.checkpoint]
     words += ["--tp-size", str(plan.stage_devices)]
     if plan.stages > 1:
         words += ["--pp-size", str(plan.stages)]
@@ -94,7 +94,7 @@ def tensorrt_llm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
     """``trtllm-serve`` for one replica, and notes on what the command leaves out."""
     notes = []
     engine = plan.engine
-    words = ["trtllm-serve", model.name, "--backend", "pytorch", "--tp_size", str(plan.stage_devices)]
+    words = ["trtllm-serve", model.checkpoint, "--backend", "pytorch", "--tp_size", str(plan.stage_devices)]
     if plan.stages > 1:
         words += ["--pp_size", str(plan.stages)]
     if plan.ffn_ep > 1:

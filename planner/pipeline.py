@@ -5,7 +5,7 @@ One small function per step of the design; nothing here prints. ``optimize`` ans
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,9 @@ from profiles.stepcost import PS, StepCost
 from simulator import metrics
 from simulator.engine import LONGEST_S, simulate
 from simulator.outcome import Outcome
+
+LOWEST_CLOCK = 0.1
+"""Of the highest clock: nvidia-smi offers 210 of 1980 MHz on H100."""
 
 _BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl"}
 
@@ -228,6 +231,15 @@ def goodput_limits(slos: tuple[Slo, ...]) -> dict[str, float]:
     return limits
 
 
+def check_clocks(pool: Pool, clocks: Iterable[int]) -> None:
+    """Raise InputError for a clock that the pool's devices do not have; 0 is their highest."""
+    highest = pool.device.max_clock_mhz
+    lowest = round(highest * LOWEST_CLOCK)
+    for clock in clocks:
+        if clock and not lowest <= clock <= highest:
+            raise InputError(f"clock {clock} MHz: {pool.device.name} runs at {lowest} to {highest} MHz")
+
+
 def candidates_of(question: Question) -> list[Candidate]:
     """Every feasible plan of every pool, placed.
 
@@ -239,6 +251,7 @@ def candidates_of(question: Question) -> list[Candidate]:
     found: list[Candidate] = []
     reasons: list[str] = []
     for i, pool in enumerate(question.fleet.pools):
+        check_clocks(pool, question.clocks)
         try:
             plans = plans_of(question, pool)
         except NoFeasiblePlan as error:
@@ -272,7 +285,11 @@ def optimize(
     candidates = candidates_of(question)
     progress(f"{len(candidates)} feasible plans; bounding")
     evaluator = Evaluator(question, tables=tables, silicon=silicon)
-    bounded = [evaluator.bounded(candidate) for candidate in candidates]
+    bounded = []
+    for candidate in candidates:
+        bounded.append(evaluator.bounded(candidate))
+        if len(bounded) % 500 == 0:
+            progress(f"{len(bounded)} of {len(candidates)} bounded")
     progress("simulating by bound (the first run ever compiles the simulator: about 20 s)")
     verified, certificate = verify(
         bounded,
@@ -311,6 +328,7 @@ def simulate_plan(
     evaluator = Evaluator(question, tables=tables, silicon=silicon)
     reasons = []
     for i, pool in enumerate(question.fleet.pools):
+        check_clocks(pool, [plan.clock_mhz])
         found = complaints(question, pool, plan)
         if not found:
             candidate = Candidate(plan=plan, pool=i, placement=place(plan, pool))
@@ -335,7 +353,7 @@ def fitted(question: Question) -> tuple[Question, list[str]]:
     model, trace, notes = question.model, question.trace, []
     if trace.arrival_s[-1] > LONGEST_S:
         raise InputError(
-            f"{trace.name}: arrivals span {trace.arrival_s[-1] / 86_400:.0f} days, at most {LONGEST_S / 86_400:.0f} "
+            f"{trace.name}: arrivals span {trace.arrival_s[-1] / 86_400:.4g} days, at most {LONGEST_S / 86_400:.0f} "
             "are simulated; cut it with zenith trace scale --window"
         )
     if model.kind == "encoder":

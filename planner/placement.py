@@ -163,18 +163,20 @@ def least_cost(instance: PlacementInstance) -> tuple[int, int]:
 
 
 def greedy(instance: PlacementInstance) -> Counts:
-    """Replicas on one node each while nodes last, the others stage by stage on the emptiest nodes."""
+    """Replica by replica on the fullest node that holds what is left of it, else on the emptiest."""
     room = list(instance.free)
     stage = instance.groups * instance.group_devices
-    replica = instance.stages * stage
     placed = []
     for _ in range(instance.replicas):
-        home = next((n for n, left in enumerate(room) if left >= replica), None)
-        stages = []
-        node = home
-        for _ in range(instance.stages):
-            if node is None or room[node] < stage:
-                node = max(range(len(room)), key=lambda n: (room[n] // stage, room[n], -n))
+        stages: list[tuple[tuple[int, ...], ...]] = []
+        node = 0
+        while len(stages) < instance.stages:
+            if not stages or room[node] < stage:
+                left = (instance.stages - len(stages)) * stage
+                node = min(
+                    range(len(room)),
+                    key=lambda n: (room[n] < left, room[n] if room[n] >= left else -(room[n] // stage), n),
+                )
             stages.append(_place_stage(instance, room, node))
         placed.append(tuple(stages))
     return tuple(placed)

@@ -24,6 +24,9 @@ INTRA_LATENCY_S = {"switch": 0.8e-6, "mesh": 0.8e-6, "pairs": 1.3e-6, "pcie": 1.
 """Of one step of a collective inside a node: what reproduces NCCL on 2, 4, 8 H100 (NVLink) and RTX PRO 6000
 (PCIe) in aiconfigurator-core with the step counts of ``profiles.collectives``."""
 
+MOST_DEVICES = 10_000
+"""Of one pool. Plans are enumerated one by one, and their number grows with the devices."""
+
 INTER_LATENCY_S = 5e-6
 """Of one step between nodes: NCCL's own figure for a network (src/graph/tuning.cc: 5.0 us, tree, LL)."""
 
@@ -159,6 +162,8 @@ def homogeneous(
     gpus = nodes * per_node if gpus is None else gpus
     if gpus < 1 or per_node < 1:
         raise InputError(f"{gpus} devices, {per_node} per node: both must be at least 1")
+    if gpus > MOST_DEVICES:
+        raise InputError(f"{gpus} devices: expected at most {MOST_DEVICES}")
     count = -(-gpus // per_node)
     free = tuple(min(per_node, gpus - i * per_node) for i in range(count))
     return Fleet(pools=(_pool(kind, name=kind.name, nodes=count, per_node=per_node, free=free),))
@@ -260,6 +265,8 @@ def _read_pool(path: str, node: Any, entry: Any) -> Pool:
     except InputError as error:
         raise InputError(f"{path}:{lines['device']}: device: {error}") from error
     nodes, per_node = entry.get("nodes", 1), entry.get("devices_per_node", device.devices_per_node)
+    if nodes * per_node > MOST_DEVICES:
+        raise InputError(f"{first}: {nodes * per_node} devices, expected at most {MOST_DEVICES} in a pool")
     free = entry.get("free", [per_node] * nodes)
     if len(free) != nodes or max(free) > per_node:
         need = f"{nodes} numbers from 0 to {per_node}"

@@ -48,19 +48,21 @@ def load_model(name_or_path: str) -> Model:
     Examples
     --------
     >>> model = load_model("llama-3.1-8b")
-    >>> model.parameters(), model.kv_bytes_per_token()
-    (8030261248, 131072.0)
+    >>> model.parameters(), model.kv_bytes_per_token(), model.checkpoint
+    (8030261248, 131072.0, 'meta-llama/Llama-3.1-8B')
     """
     path = Path(name_or_path)
     if path.is_dir() and (path / "config.json").exists():
         path /= "config.json"
     if path.is_file():
         name = path.parent.resolve().name if path.name == "config.json" else path.stem
-        return _read(path, name=name, source=str(path))
+        checkpoint = str(path.parent) if path.name == "config.json" else name
+        return _read(path, name=name, source=str(path), checkpoint=checkpoint)
     names = _names()
     known = names.get(name_or_path.lower())
     if known is not None:
-        return _read(known.path, name=known.name, source=known.source)
+        checkpoint = name_or_path if "/" in name_or_path else known.checkpoint
+        return _read(known.path, name=known.name, source=known.source, checkpoint=checkpoint)
     if path.is_dir():
         raise InputError(f"{path}: the directory has no config.json")
     if path.suffix == ".json":
@@ -78,7 +80,7 @@ def known_models() -> list[ModelRecord]:
     records = []
     for known in dict.fromkeys(_names().values()):
         try:
-            model = _read(known.path, name=known.name, source=known.source)
+            model = _read(known.path, name=known.name, source=known.source, checkpoint=known.checkpoint)
         except InputError:
             if known.path.parent == FACTS:
                 raise
@@ -104,6 +106,7 @@ class _Known:
     name: str
     path: Path
     source: str
+    checkpoint: str
 
 
 @cache
@@ -122,7 +125,9 @@ def _own() -> Iterator[tuple[_Known, list[str]]]:
     for path in sorted(FACTS.glob("*.json")):
         config = Config(where=str(path), fields=read_json(path))
         ids = config.items("names", str) or []
-        known = _Known(name=path.stem, path=path, source=config.text("source"))
+        known = _Known(
+            name=path.stem, path=path, source=config.text("source"), checkpoint=ids[0] if ids else path.stem
+        )
         yield known, [path.stem, *ids, *(_short(each) for each in ids)]
 
 
@@ -132,9 +137,8 @@ def _shipped() -> Iterator[tuple[_Known, list[str]]]:
         for path in sorted(Path(root, "model_configs").glob("*--*_config.json")):
             if not path.name.endswith("_hf_quant_config.json"):
                 name = path.name.removesuffix("_config.json").replace("--", "/")
-                known = _Known(
-                    name=name, path=path, source=f"config.json of {name}, from aiconfigurator-core"
-                )
+                source = f"config.json of {name}, from aiconfigurator-core"
+                known = _Known(name=name, path=path, source=source, checkpoint=name)
                 yield known, [name, _short(name)]
 
 
@@ -142,7 +146,7 @@ def _short(identifier: str) -> str:
     return identifier.rpartition("/")[2]
 
 
-def _read(path: Path, *, name: str, source: str) -> Model:
+def _read(path: Path, *, name: str, source: str, checkpoint: str) -> Model:
     """The model in a configuration file."""
     config = Config(where=str(path), fields=read_json(path))
     architectures = config.items("architectures", str)
@@ -167,6 +171,7 @@ def _read(path: Path, *, name: str, source: str) -> Model:
     return replace(
         model,
         name=name,
+        checkpoint=checkpoint,
         architecture=architecture,
         weight_format=weight_format(config, _modelopt(path)),
         source=f"{source}; {family.left_out}" if family.left_out else source,

@@ -240,6 +240,8 @@ class Model:
         positions are not limited by construction (T5, BLOOM) it is the length of training.
     weight_format
         Format in which an engine holds the published weights, key of ``FORMAT_BYTES``.
+    checkpoint
+        What an engine is told to load: a name on the Hugging Face hub or a directory; ``name`` unless given.
     source
         Where the configuration comes from, and what it leaves out.
     """
@@ -255,9 +257,12 @@ class Model:
     embedding_parameters: int
     max_positions: int
     weight_format: str = "bf16"
+    checkpoint: str = ""
     source: str = ""
 
     def __post_init__(self) -> None:
+        if not self.checkpoint:
+            object.__setattr__(self, "checkpoint", self.name)
         if self.weight_format not in FORMAT_BYTES:
             raise ValueError(f"Unknown format {self.weight_format!r}, known: {', '.join(FORMAT_BYTES)}.")
         if self.lm_head and self.vocab < 1:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from planner.pipeline import Candidate, Evaluator, fitted
+from planner.pipeline import Candidate, Evaluator, candidates_of, fitted
 from planner.placement import place
 from planner.question import Question
 from profiles.errors import InputError
@@ -41,3 +41,11 @@ def test_a_trace_longer_than_the_clock_is_refused_with_the_way_out():
     asked = Question(model=load_model("gpt2"), fleet=homogeneous("h100", gpus=1), trace=late)
     with pytest.raises(InputError, match=r"four: arrivals span 121 days, at most 100 .*trace scale --window"):
         fitted(asked)
+
+
+@pytest.mark.parametrize("clock", [5, 197, 1981])
+def test_a_clock_that_the_device_does_not_have_is_refused(clock):
+    fleet = homogeneous("h100", gpus=1)
+    asked = Question(model=load_model("gpt2"), fleet=fleet, trace=TRACE, clocks=(0, 1980, clock))
+    with pytest.raises(InputError, match=f"clock {clock} MHz: h100-sxm-80gb runs at 198 to 1980 MHz"):
+        candidates_of(asked)

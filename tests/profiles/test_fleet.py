@@ -132,3 +132,11 @@ def test_a_missing_file_and_an_empty_fleet(tmp_path):
         load_fleet(tmp_path / "none.yaml")
     with pytest.raises(ValueError, match="at least one pool"):
         Fleet(pools=())
+
+
+def test_fleets_beyond_what_can_be_enumerated_are_refused(tmp_path):
+    with pytest.raises(InputError, match="100000000 devices: expected at most 10000"):
+        homogeneous("h100", gpus=10**8)
+    (tmp_path / "fleet.yaml").write_text("pools:\n  - device: h100\n    nodes: 5000\n")
+    with pytest.raises(InputError, match=r"fleet.yaml:2: 40000 devices, expected at most 10000"):
+        load_fleet(tmp_path / "fleet.yaml")
