@@ -32,13 +32,13 @@ lint: $(VENV)/test
 $(VENV)/demo: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".$(DEMO)"
+	$(BIN)/python -m pip install --quiet --quiet --editable ".$(DEMO)"
 	touch $@
 
 $(VENV)/test: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".$(TEST)"
+	$(BIN)/python -m pip install --quiet --quiet --editable ".$(TEST)"
 	touch $@
 
 clean:
