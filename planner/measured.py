@@ -156,11 +156,14 @@ def finished(where: str, told: Told, axes: Mapping[str, AxisValue], **fields: An
 
 
 def means_of(times: Mapping[str, FloatArray], gaps: NDArray[np.int64]) -> dict[str, float]:
-    """Means by metric of per-request ``ttft``, ``tpot`` and ``e2e``; ITL counts each of the gaps once."""
+    """Means by metric of per-request ``ttft``, ``tpot`` and ``e2e``; ITL counts each of the gaps once.
+
+    What is 0 was not measured: a client that does not stream has no TTFT.
+    """
     means = {name: float(np.nanmean(values)) for name, values in times.items() if not np.isnan(values).all()}
     if gaps.sum():
         means["itl"] = float((times["e2e"] - times["ttft"]).sum() / gaps.sum())
-    return means
+    return {name: value for name, value in means.items() if value > 0}
 
 
 def model_of(name: str, told: Told | None = None, where: str = "") -> Model:
