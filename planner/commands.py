@@ -6,16 +6,21 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.axes import engine_of
 from planner.printable import printable
-from planner.question import Question, parse_axes, parse_pairs, parse_slo, plan_from_axes
+from planner.question import (
+    Question,
+    activations_for,
+    check_engine,
+    parse_axes,
+    parse_pairs,
+    parse_slo,
+    plan_from_axes,
+)
 from profiles.errors import InputError, nearest
 from profiles.fleet import Fleet
-from profiles.plan import EngineSettings
 
 if TYPE_CHECKING:
     from traces.read import ReadResult
@@ -61,8 +66,12 @@ def simulate(options: Options, *, progress: Progress) -> Reply:
     from planner import pipeline
 
     question = _question(options, progress)
-    plan = plan_from_axes(question.model, parse_axes(options["plan"]), _defaults(question))
-    _check_engine(plan.engine)
+    axes = parse_axes(options["plan"])
+    if "weights" in axes and "activations" not in axes:
+        device = question.fleet.pools[0].device
+        axes = {**axes, "activations": activations_for(str(axes["weights"]), device)}
+    plan = plan_from_axes(question.model, axes, _defaults(question))
+    check_engine(plan.engine)
     answer, outcome = pipeline.simulate_plan(
         question, plan, tables=options["tables"], silicon=not options["no_silicon"]
     )
@@ -121,7 +130,7 @@ def _question(options: Options, progress: Progress) -> Question:
             chosen[option] = options[option]
     if options.get("formats"):
         chosen |= _formats(options["formats"])
-    question = Question(
+    return Question(
         model=model,
         fleet=fleet,
         trace=read.trace,
@@ -138,18 +147,6 @@ def _question(options: Options, progress: Progress) -> Question:
         seed=options["seed"],
         **chosen,
     )
-    searched = ("policy", "budget", "seqs")
-    for values in product(*map(question.options, searched)):
-        _check_engine(engine_of(dict(zip(searched, values, strict=True)), question.settings()))
-    return question
-
-
-def _check_engine(engine: EngineSettings) -> None:
-    """An iteration that cannot hold a token of every running sequence would leave some waiting for ever."""
-    if engine.chunks_prefill and engine.token_budget < engine.max_seqs:
-        raise InputError(
-            f"token budget {engine.token_budget}: expected at least the {engine.max_seqs} sequences at once"
-        )
 
 
 def _formats(text: str) -> dict[str, tuple[str, ...]]:

@@ -7,6 +7,7 @@ TensorRT-LLM 1.x (``trtllm-serve``).
 import shlex
 from collections.abc import Iterable
 
+from planner.deployable import MIXED, POLICIES
 from profiles.model import Model, MoE
 from profiles.plan import Plan
 
@@ -34,7 +35,7 @@ def vllm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
         words += ["--data-parallel-size", str(plan.attn_dp)]
     if plan.ffn_ep > 1:
         words += ["--enable-expert-parallel"]
-    words += ["--max-num-seqs", str(engine.max_seqs)]
+    words += ["--max-num-seqs", str(engine.max_seqs * plan.stages)]  # of all micro-batches
     words += ["--max-num-batched-tokens", str(engine.token_budget)]
     words += ["--gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}"]
     words += ["--block-size", str(engine.block_size)]
@@ -50,10 +51,13 @@ def vllm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
             notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
     if plan.attn_dp > 1 and not any(isinstance(block.ffn, MoE) for block in model.decoder.blocks):
         notes.append("vLLM shares a dense feed-forward between attention ranks in no mode")
-    if len(set(plan.layers_per_stage)) > 1:
-        split = ",".join(map(str, plan.layers_per_stage))
-        return f"VLLM_PP_LAYER_PARTITION={split} {shlex.join(words)}", notes
-    return shlex.join(words), notes
+    return _split("VLLM_PP_LAYER_PARTITION", plan) + shlex.join(words), notes
+
+
+def _split(variable: str, plan: Plan) -> str:
+    """The environment variable that names layers per stage, where they differ."""
+    layers = plan.layers_per_stage
+    return f"{variable}={','.join(map(str, layers))} " if len(set(layers)) > 1 else ""
 
 
 def sglang_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
@@ -68,8 +72,16 @@ def sglang_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
         words += ["--dp-size", str(plan.attn_dp), "--enable-dp-attention"]
     if plan.ffn_ep > 1:
         words += ["--ep-size", str(plan.ffn_ep)]
-    words += ["--max-running-requests", str(engine.max_seqs * plan.attn_dp)]
-    words += ["--chunked-prefill-size", str(engine.token_budget)]
+    words += ["--max-running-requests", str(engine.max_seqs * plan.attn_dp * plan.stages)]
+    if engine.policy in MIXED:
+        words += ["--chunked-prefill-size", str(engine.token_budget * plan.attn_dp), "--enable-mixed-chunk"]
+    else:
+        words += [
+            "--chunked-prefill-size",
+            "-1",
+            "--max-prefill-tokens",
+            str(engine.token_budget * plan.attn_dp),
+        ]
     words += [
         "--mem-fraction-static",
         f"{engine.gpu_memory_utilization:g}",
@@ -85,9 +97,7 @@ def sglang_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
             words += ["--quantization", "fp8"]
         else:
             notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
-    if len(set(plan.layers_per_stage)) > 1:
-        notes.append("SGLang splits layers itself; this uneven split cannot be named")
-    return shlex.join(words), notes
+    return _split("SGLANG_PP_LAYER_PARTITION", plan) + shlex.join(words), notes
 
 
 def tensorrt_llm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
@@ -102,6 +112,8 @@ def tensorrt_llm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
     words += ["--max_batch_size", str(engine.max_seqs), "--max_num_tokens", str(engine.token_budget)]
     words += ["--kv_cache_free_gpu_memory_fraction", f"{engine.gpu_memory_utilization:g}"]
     notes.append("its memory fraction is of what is free after loading, not of the whole device")
+    if engine.policy in MIXED:
+        notes.append("set enable_chunked_prefill: true in --extra_llm_api_options")
     if plan.attn_dp > 1:
         notes.append("set enable_attention_dp: true in --extra_llm_api_options")
     if plan.kv_format != "bf16":
@@ -130,7 +142,7 @@ def launch_commands(model: Model, plan: Plan, engines: Iterable[str]) -> list[tu
 def _beyond_flags(plan: Plan, name: str) -> list[str]:
     """What was simulated and no flag of any of these engines sets."""
     engine, notes = plan.engine, []
-    if engine.policy not in ("vllm-v1", "sarathi"):
+    if engine.policy not in POLICIES[name]:
         notes.append(f"{name} does not batch by policy {engine.policy} today")
     if engine.queue != "fcfs":
         notes.append(f"{name} has no {engine.queue} queue: order the requests before it")

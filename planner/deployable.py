@@ -19,6 +19,7 @@ formats W/A       bf16, fp32, fp8/fp8,          as vLLM, and int4/int8,      bf1
                   fp8/bf16, int8/int8,          int4/fp8                     int4/fp8
                   int8/bf16, int4/bf16
 KV                bf16, fp8                     bf16, fp8                    bf16, fp8
+devices           NVIDIA from V100, AMD         NVIDIA from Turing, AMD      NVIDIA from Ampere
 layers per stage  VLLM_PP_LAYER_PARTITION       SGLANG_PP_LAYER_PARTITION    first stages hold the rest
 ================  ============================  ===========================  ============================
 
@@ -30,9 +31,12 @@ dp_size == 0``, ``moe_tp = tp / ep``), ``--enable-mixed-chunk``. TensorRT-LLM:
 ``features/parallel-strategy`` (``moe_tensor_parallel_size x moe_expert_parallel_size ==
 tensor_parallel_size``; ``enable_attention_dp`` replicates attention weights on every device),
 ``features/quantization`` (PyTorch backend), ``features/paged-attention-ifb-scheduler``,
-``models/supported-models``. Replicas of a model are separate processes behind a router in all three.
+``models/supported-models``, support matrix. On devices that multiply in fp8, fp8 weights come with fp8
+activations in all three; weights alone in fp8 (Marlin kernels) are for those that do not.
+Replicas of a model are separate processes behind a router in all three.
 """
 
+from profiles.device import Device
 from profiles.model import Model, MoE
 from profiles.plan import Plan
 
@@ -66,44 +70,51 @@ _FORMATS = {
 }  # fmt: skip
 _FORMATS["SGLang"] = _FORMATS["vLLM"] | {("int4", "int8"), ("int4", "fp8")}
 
-_MIXED = {"vllm-v1", "sarathi"}
-_POLICIES = {
-    "vLLM": _MIXED,
-    "SGLang": _MIXED | {"vllm-v0"},
-    "TensorRT-LLM": _MIXED | {"orca"},
+_WITHOUT = {"SGLang": ("v100",), "TensorRT-LLM": ("v100", "mi")}
+"""Devices, by how their name begins, that an engine does not run on."""
+
+MIXED = {"vllm-v1", "sarathi"}
+POLICIES = {
+    "vLLM": MIXED,
+    "SGLang": MIXED | {"vllm-v0"},
+    "TensorRT-LLM": MIXED | {"orca"},
 }
 
 
-def deployable(plan: Plan, model: Model) -> dict[str, str]:
+def deployable(plan: Plan, model: Model, device: Device) -> dict[str, str]:
     """The engines that run the plan, and the flags with which they do.
 
     Examples
     --------
+    >>> from profiles.device import load_device
     >>> from profiles.huggingface import load_model
     >>> plan = Plan(layers_per_stage=(32,), attn_dp=8, ffn_ep=8)
-    >>> for engine, flags in deployable(plan, load_model("mixtral-8x7b")).items():
+    >>> for engine, flags in deployable(plan, load_model("mixtral-8x7b"), load_device("h100")).items():
     ...     print(engine, flags)
     vLLM --data-parallel-size 8 --enable-expert-parallel
     SGLang --tp-size 8 --dp-size 8 --enable-dp-attention --ep-size 8
     TensorRT-LLM --tp_size 8 --ep_size 8 enable_attention_dp
     """
-    return {engine: words for engine, (runs, words) in verdicts(plan, model).items() if runs}
+    return {engine: words for engine, (runs, words) in verdicts(plan, model, device).items() if runs}
 
 
-def verdicts(plan: Plan, model: Model) -> dict[str, tuple[bool, str]]:
+def verdicts(plan: Plan, model: Model, device: Device) -> dict[str, tuple[bool, str]]:
     """For every engine whether it runs the plan: with its flags if so, with the reason if not.
 
     Examples
     --------
+    >>> from profiles.device import load_device
     >>> from profiles.huggingface import load_model
     >>> plan = Plan(layers_per_stage=(32,), ffn_dp=2, attn_tp=2)
-    >>> verdicts(plan, load_model("llama-3.1-8b"))["vLLM"]
+    >>> verdicts(plan, load_model("llama-3.1-8b"), load_device("h100"))["vLLM"]
     (False, 'vLLM does not replicate the feed-forward inside a model replica')
     """
     flags = {"vLLM": _vllm_flags, "SGLang": _sglang_flags, "TensorRT-LLM": _tensorrt_flags}
     verdict = {}
     for engine in ENGINES:
-        reason = _common(engine, plan, model) or _layout(engine, plan, model)
+        reason = (
+            _common(engine, plan, model) or _hardware(engine, plan, device) or _layout(engine, plan, model)
+        )
         verdict[engine] = (not reason, reason or flags[engine](plan))
     return verdict
 
@@ -114,7 +125,7 @@ def _common(engine: str, plan: Plan, model: Model) -> str:
         return f"{engine} does not have {name}"
     if model.kind != "decoder" and plan.stages > 1:
         return f"{engine} does not run {model.kind} models in stages"
-    if plan.engine.policy not in _POLICIES[engine]:
+    if plan.engine.policy not in POLICIES[engine]:
         return f"{engine} does not batch as {plan.engine.policy}"
     if (plan.weight_format, plan.activation_format) not in _FORMATS[engine]:
         return f"{engine} has no {plan.weight_format} weights with {plan.activation_format} activations"
@@ -122,6 +133,17 @@ def _common(engine: str, plan: Plan, model: Model) -> str:
         return f"{engine} has no {plan.kv_format} KV cache"
     if plan.kv_format == "int8":
         return f"{engine} has no int8 KV cache"
+    return ""
+
+
+def _hardware(engine: str, plan: Plan, device: Device) -> str:
+    if device.name.startswith(_WITHOUT.get(engine, ())):
+        return f"{engine} does not run on {device.name}"
+    for name in ("fp8", "int8"):
+        if plan.activation_format == name and name not in device.dense_flops:
+            return f"{device.name} does not multiply in {name}"
+    if (plan.weight_format, plan.activation_format) == ("fp8", "bf16") and "fp8" in device.dense_flops:
+        return f"{engine} multiplies fp8 weights with fp8 activations on {device.name}"
     return ""
 
 

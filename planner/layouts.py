@@ -8,6 +8,7 @@ from typing import Any
 from planner.axes import even_layers
 from planner.question import Question
 from profiles import memory
+from profiles.device import Device
 from profiles.model import Model
 from profiles.plan import Plan
 
@@ -23,12 +24,12 @@ class Setting:
     seqs: int
 
 
-def settings(question: Question) -> tuple[Setting, ...]:
+def settings(question: Question, device: Device) -> tuple[Setting, ...]:
     """Allowed combinations of formats, token budget and sequences, in the order of the question."""
     rest = product(*(question.options(axis) for axis in ("kv", "budget", "seqs")))
     found = (
         Setting(weights=w, activations=a, kv=str(kv), budget=int(str(budget)), seqs=int(str(seqs)))
-        for (w, a), (kv, budget, seqs) in product(question.pairs_of_formats(), rest)
+        for (w, a), (kv, budget, seqs) in product(question.pairs_of_formats(device), rest)
     )
     return tuple(
         s for s in found if not any(getattr(s, axis, None) == value for axis, value in question.forbid)

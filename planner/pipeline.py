@@ -89,7 +89,9 @@ class Evaluator:
     def _compiler(self, pool: Pool, tables: Path | None, silicon: bool) -> Compiler:
         operations, words = operations_of(pool, self.question.model, tables=tables, silicon=silicon)
         power = PowerModel(pool.device, cap_w=pool.power_cap_w)
-        watts = "fitted to runs" if power.fitted_on == pool.device.name else f"modelled after {power.fitted_on}"
+        watts = (
+            "fitted to runs" if power.fitted_on == pool.device.name else f"modelled after {power.fitted_on}"
+        )
         self.sources.append(f"{pool.device.name}: {words}, power {watts}")
         return Compiler(
             self.question.model,
@@ -172,7 +174,7 @@ class Evaluator:
             bound=bound.value,
             bound_name=bound.name,
             slos=slos,
-            deployable=deployable(plan, question.model),
+            deployable=deployable(plan, question.model, question.fleet.pools[candidate.pool].device),
             breakdown_s={name: ps / PS for name, ps in outcome.breakdown_ps.items()},
             provenance=outcome.provenance,
             wait_s=float(waits.mean() / PS) if served.any() else 0.0,

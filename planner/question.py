@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from profiles.errors import InputError, nearest
 from profiles.plan import FORMAT_BYTES, POLICIES, EngineSettings
 
 if TYPE_CHECKING:
+    from profiles.device import Device
     from profiles.fleet import Fleet
     from profiles.model import Model
     from traces.trace import Trace
@@ -41,7 +43,30 @@ ACTIVATIONS_OF = {
 """Activation formats for which kernels exist beside each weight format: W8A8 and weight-only of vLLM
 (docs.vllm.ai, "Quantization: supported hardware"), W4A8 of TensorRT-LLM (its support matrix)."""
 
+
+def activations_for(weights: str, device: Device) -> str:
+    """Format of activations beside these weights when nothing is said: the same where the device multiplies
+    it, as engines do (W8A8), else bf16.
+
+    Examples
+    --------
+    >>> from profiles.device import load_device
+    >>> [activations_for("fp8", load_device(name)) for name in ("h100", "a100-sxm-80gb")]
+    ['fp8', 'bf16']
+    """
+    same = weights in ACTIVATIONS_OF[weights] and weights in device.dense_flops
+    return weights if same else "bf16"
+
+
 KV_FORMATS = ("fp32", "bf16", "fp8", "int8")
+
+
+def check_engine(engine: EngineSettings) -> None:
+    """Raise InputError where an iteration cannot hold a token of every sequence: some would wait for ever."""
+    if engine.chunks_prefill and engine.token_budget < engine.max_seqs:
+        raise InputError(
+            f"token budget {engine.token_budget}: expected at least the {engine.max_seqs} sequences at once"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,19 +131,30 @@ class Question:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise InputError(f"Unknown objective {self.objective!r}, {nearest(self.objective, OBJECTIVES)}.")
-        if self.objective == "goodput" and not self.slos:
-            raise InputError("Objective 'goodput' counts requests that meet SLOs: give at least one --slo.")
+        if self.objective == "goodput" and all(slo.metric == "itl" for slo in self.slos):
+            raise InputError(
+                "Objective 'goodput' counts requests that meet SLOs: give --slo of ttft, tpot or e2e."
+            )
+        unpriced = [pool.name for pool in self.fleet.pools if pool.price_usd_per_device_hour is None]
+        if self.objective == "cost" and unpriced:
+            raise InputError(
+                f"Objective 'cost' needs a price, {unpriced[0]} has none: give price_usd_per_device_hour in --fleet."
+            )
         self._check_axes()
         self._check_values()
-        if self.pairs_of_formats() == ():
+        if not any(self.pairs_of_formats(pool.device) for pool in self.fleet.pools):
             raise InputError(
                 f"No kernel multiplies {'/'.join(map(str, self.options('weights')))} weights by"
-                f" {'/'.join(map(str, self.options('activations')))} activations."
+                f" {'/'.join(map(str, self.options('activations')))} activations"
+                f" on {' or '.join(pool.device.name for pool in self.fleet.pools)}."
             )
         try:
             self.settings()
         except ValueError as error:
             raise InputError(str(error)) from None
+        searched = ("policy", "budget", "seqs")
+        for values in product(*map(self.options, searched)):
+            check_engine(engine_of(dict(zip(searched, values, strict=True)), self.settings()))
 
     def _check_axes(self) -> None:
         for axis, _ in (*self.fix.items(), *self.forbid):
@@ -163,18 +199,16 @@ class Question:
         }
         return tuple(dict.fromkeys(searched[axis]))
 
-    def pairs_of_formats(self) -> tuple[tuple[str, str], ...]:
-        """(weights, activations) that kernels exist for.
+    def pairs_of_formats(self, device: Device) -> tuple[tuple[str, str], ...]:
+        """(weights, activations) that ``device`` has kernels for.
 
-        Weights that the allowed activations do not fit run with those that their kernels take, bf16
-        wherever nothing was said of activations.
+        Where nothing was said of activations they are those of ``activations_for``.
         """
-        allowed = [str(a) for a in self.options("activations")]
+        said = self.activation_formats or "activations" in self.fix
         pairs = []
         for weights in map(str, self.options("weights")):
-            fitting = [a for a in allowed if a in ACTIVATIONS_OF[weights]]
-            if not fitting and not self.activation_formats and "activations" not in self.fix:
-                fitting = ["bf16"]
+            wanted = map(str, self.options("activations")) if said else [activations_for(weights, device)]
+            fitting = [a for a in wanted if a in ACTIVATIONS_OF[weights] and a in device.dense_flops]
             pairs += [(weights, activations) for activations in fitting]
         return tuple(pairs)
 

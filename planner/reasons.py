@@ -77,7 +77,7 @@ def _memory(question: Question, pool: "Pool", instance: PlanInstance) -> str:
     if not asked:
         return f"{pool.device.name} has {usable:.1f} GiB usable"
     need, key = min(asked)
-    plan = plan_of(question, (1, *key[:-1]), settings(question)[key[-1]])
+    plan = plan_of(question, (1, *key[:-1]), settings(question, pool.device)[key[-1]])
     weights, cross, per_token = stage_parts(question.model, plan)
     total = sum(weights) * plan.stage_devices / GIB
     if total > usable * plan.replica_devices:

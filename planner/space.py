@@ -66,9 +66,12 @@ def build_instance(question: Question, pool: "Pool") -> PlanInstance:
         When every combination of formats and engine settings is forbidden.
     """
     model = question.model
-    choices = settings(question)
+    choices = settings(question, pool.device)
     if not choices:
-        raise NoFeasiblePlan("Every combination of formats, token budget and sequences is forbidden.")
+        raise NoFeasiblePlan(
+            "Every combination of formats, token budget and sequences is forbidden,"
+            f" or {pool.device.name} has no kernel for it."
+        )
     fixed, forbidden = _rules(question)
     blocks = model.decoder.blocks + (model.encoder.blocks if model.encoder else ())
     cells = [cell for block in blocks for cell in block.attention]
@@ -146,7 +149,7 @@ def plans_of(question: Question, pool: "Pool", limits: Limits | None = None) -> 
         raise NoFeasiblePlan(f"{message}{_way_out(question, pool, solutions.core)}")
     if solutions.status is not Status.OPTIMAL:
         raise NoPlanInTime("The plan space was not enumerated within the time limit.")
-    choices = settings(question)
+    choices = settings(question, pool.device)
     found = [
         dataclasses.replace(
             plan,
@@ -161,7 +164,7 @@ def plans_of(question: Question, pool: "Pool", limits: Limits | None = None) -> 
         raise NoFeasiblePlan("Every batching policy or every clock is forbidden.")
     if not question.deployable:
         return found
-    runnable = [plan for plan in found if deployable(plan, question.model)]
+    runnable = [plan for plan in found if deployable(plan, question.model, pool.device)]
     if not runnable:
         raise NoFeasiblePlan(
             f"{len(found)} plans satisfy every constraint, but no serving engine runs any of them today;"
@@ -176,7 +179,7 @@ def _way_out(question: Question, pool: "Pool", core: tuple[str, ...]) -> str:
         return ""
     narrower = [name for name in ("fp8", "int4") if name not in question.options("weights")]
     for name in narrower if "weights" not in question.fix else ():
-        if _fits(dataclasses.replace(question, weight_formats=(name,), activation_formats=("bf16",)), pool):
+        if _fits(dataclasses.replace(question, weight_formats=(name,), activation_formats=()), pool):
             return f" {name} weights would fit."
     for times in (2, 4, 8, 16):
         more = dataclasses.replace(pool, nodes=pool.nodes * times, free=pool.free * times)

@@ -14,6 +14,7 @@ from profiles.model import FeedForward, Model, MoE
 from profiles.plan import Plan
 
 if TYPE_CHECKING:
+    from profiles.device import Device
     from profiles.fleet import Pool
 
 
@@ -22,13 +23,17 @@ def complaints(question: Question, pool: "Pool", plan: Plan) -> list[str]:
 
     What the user merely did not list to be searched (formats, budgets, clocks) is no rule.
     """
-    found = [*_shape(question.model, plan), *_devices(question, pool, plan), *_wishes(question, plan)]
+    found = [
+        *_shape(question.model, plan, pool.device),
+        *_devices(question, pool, plan),
+        *_wishes(question, plan),
+    ]
     if not found:
         found = _memory(question, pool, plan)
     return found
 
 
-def _shape(model: Model, plan: Plan) -> list[str]:
+def _shape(model: Model, plan: Plan, device: "Device") -> list[str]:
     found = []
     layers = len(model.decoder.layers)
     if sum(plan.layers_per_stage) != layers:
@@ -40,6 +45,8 @@ def _shape(model: Model, plan: Plan) -> list[str]:
         found.append(f"of attn_dp={plan.attn_dp} and ffn_dp={plan.ffn_dp} neither divides the other")
     if plan.activation_format not in ACTIVATIONS_OF[plan.weight_format]:
         found.append(f"no kernel for {plan.weight_format} weights by {plan.activation_format} activations")
+    if plan.activation_format not in device.dense_flops:
+        found.append(f"{device.name} does not multiply {plan.activation_format} activations")
     stacks = [model.decoder, *([model.encoder] if model.encoder else [])]
     for block in (block for stack in stacks for block in stack.blocks):
         for cell in block.attention:

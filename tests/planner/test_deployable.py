@@ -4,10 +4,13 @@ import dataclasses
 
 import pytest
 
+from planner.deploy import launch_commands
 from planner.deployable import ENGINES, deployable, verdicts
+from profiles.device import load_device
 from profiles.huggingface import load_model
 from profiles.plan import EngineSettings, Plan
 
+H100, A100 = load_device("h100"), load_device("a100-sxm-80gb")
 LLAMA, MIXTRAL = load_model("llama-3.1-8b"), load_model("mixtral-8x7b")
 ALL = set(ENGINES)
 
@@ -30,26 +33,31 @@ ALL = set(ENGINES)
 )
 def test_layouts(model, widths, engines):
     plan = Plan(**{"layers_per_stage": (32,), **widths})
-    assert set(deployable(plan, model)) == engines
+    assert set(deployable(plan, model, H100)) == engines
 
 
 @pytest.mark.parametrize(
-    ("formats", "engines"),
+    ("formats", "device", "engines"),
     [
-        (("bf16", "bf16", "fp8"), ALL),
-        (("fp8", "fp8", "bf16"), ALL),
-        (("fp8", "bf16", "bf16"), {"vLLM", "SGLang"}),
-        (("int4", "bf16", "bf16"), ALL),
-        (("int4", "fp8", "bf16"), {"SGLang", "TensorRT-LLM"}),
-        (("bf16", "fp8", "bf16"), set()),
-        (("bf16", "bf16", "int8"), set()),
-        (("int8", "int8", "int8"), set()),
+        (("bf16", "bf16", "fp8"), H100, ALL),
+        (("fp8", "fp8", "bf16"), H100, ALL),
+        (("fp8", "fp8", "bf16"), A100, set()),
+        (("fp8", "bf16", "bf16"), H100, set()),
+        (("fp8", "bf16", "bf16"), A100, {"vLLM", "SGLang"}),
+        (("int4", "bf16", "bf16"), H100, ALL),
+        (("int4", "fp8", "bf16"), H100, {"SGLang", "TensorRT-LLM"}),
+        (("int8", "int8", "bf16"), A100, {"vLLM", "SGLang"}),
+        (("bf16", "fp8", "bf16"), H100, set()),
+        (("bf16", "bf16", "int8"), H100, set()),
+        (("int8", "int8", "int8"), H100, set()),
+        (("bf16", "bf16", "bf16"), load_device("v100-sxm-32gb"), {"vLLM"}),
+        (("bf16", "bf16", "bf16"), load_device("mi300x"), {"vLLM", "SGLang"}),
     ],
 )
-def test_formats(formats, engines):
+def test_formats_and_devices(formats, device, engines):
     weights, activations, kv = formats
     plan = Plan(layers_per_stage=(32,), weight_format=weights, activation_format=activations, kv_format=kv)
-    assert set(deployable(plan, LLAMA)) == engines
+    assert set(deployable(plan, LLAMA, device)) == engines
 
 
 @pytest.mark.parametrize(
@@ -64,17 +72,48 @@ def test_formats(formats, engines):
 )
 def test_policies(policy, engines):
     plan = Plan(layers_per_stage=(32,), engine=EngineSettings(policy=policy))
-    assert set(deployable(plan, LLAMA)) == engines
+    assert set(deployable(plan, LLAMA, H100)) == engines
 
 
 def test_models_in_stages():
     whisper = load_model("whisper-large-v3")
     whole = Plan(layers_per_stage=(32,))
-    assert set(deployable(whole, whisper)) == {"vLLM", "SGLang"}
-    assert not deployable(dataclasses.replace(whole, layers_per_stage=(16, 16)), whisper)
+    assert set(deployable(whole, whisper, H100)) == {"vLLM", "SGLang"}
+    assert not deployable(dataclasses.replace(whole, layers_per_stage=(16, 16)), whisper, H100)
 
 
 def test_every_verdict_says_why():
     plan = Plan(layers_per_stage=(24,), attn_tp=2, ffn_dp=2)
-    for engine, (runs, words) in verdicts(plan, load_model("t5-11b")).items():
+    for engine, (runs, words) in verdicts(plan, load_model("t5-11b"), H100).items():
         assert not runs and engine in words
+
+
+def commands(plan, model=LLAMA, engines=ENGINES):
+    return {engine: (command, notes) for engine, command, notes in launch_commands(model, plan, engines)}
+
+
+def test_limits_per_micro_batch_and_rank_become_those_of_a_server():
+    """vLLM and SGLang count the sequences of all micro-batches, SGLang the tokens of all attention ranks."""
+    staged = commands(Plan(layers_per_stage=(16, 16)))
+    assert "--max-num-seqs 512 " in staged["vLLM"][0] + " "
+    assert "--max-running-requests 512 " in staged["SGLang"][0]
+    ranks = commands(Plan(layers_per_stage=(32,), attn_dp=8, ffn_ep=8), MIXTRAL)
+    assert "--max-num-seqs 256 " in ranks["vLLM"][0] + " "
+    assert "--chunked-prefill-size 65536 " in ranks["SGLang"][0]
+    assert "--max-running-requests 2048 " in ranks["SGLang"][0]
+
+
+def test_chunks_and_mixing_are_switched_on_where_they_are_not_the_default():
+    mixed = commands(Plan(layers_per_stage=(32,)))
+    assert "--enable-mixed-chunk" in mixed["SGLang"][0]
+    assert any("enable_chunked_prefill: true" in note for note in mixed["TensorRT-LLM"][1])
+    first = commands(Plan(layers_per_stage=(32,), engine=EngineSettings(policy="vllm-v0")))
+    assert "--chunked-prefill-size -1" in first["SGLang"][0] and "mixed" not in first["SGLang"][0]
+    assert not any("policy" in note for note in first["SGLang"][1])
+    assert any("does not batch by policy vllm-v0" in note for note in first["vLLM"][1])
+
+
+def test_an_uneven_split_is_named():
+    uneven = commands(Plan(layers_per_stage=(11, 11, 10)))
+    assert uneven["vLLM"][0].startswith("VLLM_PP_LAYER_PARTITION=11,11,10 ")
+    assert uneven["SGLang"][0].startswith("SGLANG_PP_LAYER_PARTITION=11,11,10 ")

@@ -14,7 +14,9 @@ from profiles.huggingface import load_model
 from profiles.plan import Plan
 from traces.trace import Trace
 
-TRACE = Trace(arrival_s=np.arange(4.0), prompt_tokens=np.full(4, 100), output_tokens=np.full(4, 10), name="four")
+TRACE = Trace(
+    arrival_s=np.arange(4.0), prompt_tokens=np.full(4, 100), output_tokens=np.full(4, 10), name="four"
+)
 
 
 def step_on(nodes: int, plan: Plan):

@@ -8,17 +8,20 @@ import pytest
 from planner.axes import AXES, axis_of, parse_axes, parse_pairs, plan_from_axes
 from planner.question import Question
 from planner.slo import parse_slo
+from profiles.device import load_device
 from profiles.errors import InputError
+from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
 from profiles.plan import EngineSettings, Plan
 from traces.trace import Trace
 
+H100 = load_device("h100")
 LLAMA, MIXTRAL, DEEPSEEK = map(load_model, ("llama-3.1-8b", "mixtral-8x7b", "deepseek-v3"))
 TRACE = Trace(arrival_s=np.zeros(2), prompt_tokens=np.array([100, 50]), output_tokens=np.array([10, 900]))
 
 
 def ask(**changes):
-    return Question(**{"model": LLAMA, "fleet": None, "trace": TRACE} | changes)
+    return Question(**{"model": LLAMA, "fleet": homogeneous("h100"), "trace": TRACE} | changes)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +112,34 @@ def test_slo_units():
 
 
 def test_published_formats_by_default():
-    assert ask().pairs_of_formats() == (("bf16", "bf16"),)
-    assert ask(model=DEEPSEEK).pairs_of_formats() == (("fp8", "fp8"),)
-    assert ask(weight_formats=("bf16", "int4")).pairs_of_formats() == (("bf16", "bf16"), ("int4", "bf16"))
-    assert ask(model=DEEPSEEK, weight_formats=("bf16", "fp8")).pairs_of_formats() == (
-        ("bf16", "bf16"),
-        ("fp8", "fp8"),
-    )
+    assert ask().pairs_of_formats(H100) == (("bf16", "bf16"),)
+    assert ask(model=DEEPSEEK).pairs_of_formats(H100) == (("fp8", "fp8"),)
+    both = ask(model=DEEPSEEK, weight_formats=("bf16", "fp8")).pairs_of_formats(H100)
+    assert both == (("bf16", "bf16"), ("fp8", "fp8"))
+
+
+@pytest.mark.parametrize(
+    ("device", "weights", "activations"),
+    [
+        ("h100", "fp8", "fp8"),
+        ("a100-sxm-80gb", "fp8", "bf16"),
+        ("a100-sxm-80gb", "int8", "int8"),
+        ("v100-sxm-32gb", "int8", "bf16"),
+        ("h100", "int4", "bf16"),
+        ("h100", "fp32", "fp32"),
+    ],
+)
+def test_activations_follow_weights_where_the_device_multiplies_them(device, weights, activations):
+    pairs = ask(weight_formats=(weights,)).pairs_of_formats(load_device(device))
+    assert pairs == ((weights, activations),)
+
+
+def test_formats_that_the_device_lacks_are_not_offered():
+    asked = ask(weight_formats=("fp8",), activation_formats=("fp8", "bf16"))
+    assert asked.pairs_of_formats(H100) == (("fp8", "fp8"), ("fp8", "bf16"))
+    assert asked.pairs_of_formats(load_device("a100-sxm-80gb")) == (("fp8", "bf16"),)
+    with pytest.raises(InputError, match="fp8 weights by fp8 activations on a100-sxm-80gb"):
+        ask(fleet=homogeneous("a100-sxm-80gb"), weight_formats=("fp8",), activation_formats=("fp8",))
 
 
 def test_fixed_axis_replaces_the_searched_values():

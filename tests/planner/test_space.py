@@ -17,7 +17,7 @@ from planner.question import Question
 from planner.space import build_instance, plans_of
 from planner.validate import complaints
 from profiles import memory
-from profiles.fleet import homogeneous
+from profiles.fleet import Fleet, homogeneous
 from profiles.huggingface import load_model
 from profiles.model import Attention, Block, FeedForward, Model, MoE, Stack
 from profiles.plan import EngineSettings, Plan
@@ -48,7 +48,7 @@ def ask(model="llama-3.1-70b", pool=POOL, **changes):
         model = load_model(model)
     defaults = {
         "model": model,
-        "fleet": None,
+        "fleet": Fleet(pools=(pool,)),
         "trace": trace(),
         "token_budgets": (2048,),
         "deployable": False,
@@ -72,7 +72,7 @@ def brute_force(question, pool):
         if dp * pp * stage > pool.devices or stage % (tp * ep) or pp > layers:
             continue
         for (weights, activations), kv, budget, seqs, clock, policy in product(
-            question.pairs_of_formats(),
+            question.pairs_of_formats(pool.device),
             *(question.options(axis) for axis in ("kv", "budget", "seqs", "clock", "policy")),
         ):
             engine = dataclasses.replace(
@@ -111,7 +111,7 @@ def found_plans(question, pool):
 def test_plans_equal_brute_force(layers, free, mib, budgets, kv, forbid, fix, **flags):
     pool = pool_of(*free, memory_bytes=mib * 2**20)
     question = ask(
-        tiny(*layers), trace=trace(2000, 500), token_budgets=budgets, kv_formats=kv, clocks=(0, 990),
+        tiny(*layers), trace=trace(2000, 500), token_budgets=budgets, max_seqs=(16,), kv_formats=kv, clocks=(0, 990),
         forbid=parse_pairs(forbid) if forbid else (), fix=parse_axes(fix) if fix else {}, **flags,
     )  # fmt: skip
     plans = found_plans(question, pool)
@@ -140,7 +140,7 @@ def test_plans_have_no_complaint_and_a_placement(model):
         assert placed.tensor_nodes == placed.ffn_nodes == 1
     assert plans == plans_of(question, pool)
     kept = set(found_plans(ask(model, pool, deployable=True), pool))
-    assert kept == {plan for plan in plans if deployable(plan, question.model)}
+    assert kept == {plan for plan in plans if deployable(plan, question.model, pool.device)}
 
 
 def layout(plan):
