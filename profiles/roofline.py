@@ -1,53 +1,29 @@
-"""Operation times from a roofline with stated efficiencies: the model where nothing was measured.
+"""Operation times from a roofline with distilled efficiencies: the model where nothing was measured.
 
-    seconds = launch + max(flops / sustained rate, bytes / sustained bandwidth)
-
-Sustained rates are the device's (``profiles.device``); what a kernel reaches less than a large matrix
-product, and what its launch costs, is stated here. Everything is MODELLED and non-decreasing in its loads.
-``docs/devices.md`` says how far it is from the measured tables.
+Counts what an operation does (``profiles.efficiency.Work``) on ideal hardware; the laws of
+``profiles.efficiency`` say what of the peaks the kernels of this device reach, or of its nearest kin.
+Everything is MODELLED, non-decreasing in its loads and never faster than the peaks.
+``docs/efficiency.md`` says how far it is from the measured tables.
 """
 
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
-from profiles.collectives import collective_s
+from profiles.collectives import collective_s, nccl_s
 from profiles.device import Device
+from profiles.efficiency import Efficiency, Work, efficiency_of
 from profiles.ops import MODELLED, Cost, FloatArray, IntArray, Link
 from profiles.plan import FORMAT_BYTES
 
-LAUNCH_S = 3e-6
+STREAM_LAUNCH_S = 3e-6
 """Least time of a kernel in a CUDA graph: products of up to 16 rows and 1M weights take 2.5 to 3.2 us on
 H100, H200, B200, L40S (aiconfigurator-core, vLLM 0.24 and TensorRT-LLM 1.3)."""
 
-ATTENTION_LAUNCH_S = 1e-5
-"""Least time of attention, the write to the cache included: 8.4 us on RTX PRO 6000 (LLMServingSim), 9 to 11
-on B200, 10 to 14 on H100, 11 to 13 on A100 (aiconfigurator-core, vLLM)."""
-
-EXPERTS_LAUNCH_S = 17e-6
-"""Least time of routed experts, five kernels or more: sort by expert, two grouped products, activation,
-sum (17 us on B200, 24 on H100 for one token; aiconfigurator-core, vLLM 0.24)."""
-
-QUANTIZE_LAUNCH_S = 2.2e-6
-"""Writing activations in 8 bits before a product: its smallest take 5.2 us in fp8 where bf16 takes 3.1."""
-
-PREFILL_SHARE = 0.55
-"""Of the bf16 peak that attention over itself reaches when it fills the device: medians from 4,096 tokens
-with heads of 128 are 0.59 on H100, 0.55 on A100, 0.60 on RTX PRO 6000, 0.45 on B200 (the same tables)."""
-
-DECODE_SHARE = 0.60
-"""Of the bf16 peak in decode attention; binds only where many heads share a KV head (MQA, absorbed MLA)."""
-
-EXPERTS_SHARE = 0.75
-"""Of the rate of a large product that grouped products reach."""
-
-ROWS = 16
-"""Rows are computed in tiles of at least this many: one tensor-core instruction."""
-
 TILE = 128
-"""Queries and keys of one attention tile; tiles that the causal edge or a window cuts are computed whole."""
+"""Rows and columns of an output tile, queries of an attention tile: the unit of work of one processor."""
 
 
 class Roofline:
@@ -69,7 +45,7 @@ class Roofline:
     >>> cost = Roofline(load_device("h100")).gemm(
     ...     np.array([1, 8192]), n=8192, k=8192, weight="bf16", activation="bf16")
     >>> [round(float(s) * 1e6) for s in cost.seconds]  # bound by memory, then by compute
-    [51, 1387]
+    [49, 1360]
     """
 
     def __init__(
@@ -79,6 +55,12 @@ class Roofline:
             raise ValueError(f"clock_mhz must be 0 to {device.max_clock_mhz}.")
         self.device, self.routing = device, routing
         self.clock_share = clock_mhz / device.max_clock_mhz if clock_mhz else 1.0
+        self.efficiency: Efficiency = efficiency_of(device)
+
+    @property
+    def words(self) -> str:
+        """The source of these costs, for people."""
+        return self.efficiency.words
 
     def gemm(self, m: IntArray, *, n: int, k: int, weight: str, activation: str) -> Cost:
         """Weights are widened on the fly to the format that computes, the wider of the two.
@@ -87,14 +69,17 @@ class Roofline:
         """
         rows, form = np.asarray(m, np.float64), _wider(weight, activation)
         w, a = FORMAT_BYTES[weight], FORMAT_BYTES[activation]
-        moved = n * k * w + rows * (k * a + n * 2.0)
-        cost = self._cost(2.0 * rows * n * k, moved, rows > 0, form, computed=2.0 * _tiles(rows) * n * k)
-        if a >= 2.0:
-            return cost
-        written = rows * k * (2.0 + a)
-        seconds = QUANTIZE_LAUNCH_S + written / self.device.sustained_bandwidth
-        seconds = np.where(rows > 0, cost.seconds + seconds, 0.0)
-        return replace(cost, seconds=seconds, bytes=cost.bytes + written)
+        narrow = a < 2.0
+        work = Work(
+            form=form,
+            flops=2.0 * rows * n * k,
+            moved=n * k * w + rows * (k * a + n * 2.0),
+            idle_flops=2.0 * k * TILE * TILE * self.device.sm_count,
+            steps=k,
+            rows=rows if narrow else 0.0,
+            streamed=rows * k * (2.0 + a) if narrow else 0.0,
+        )
+        return self._cost("gemm", form, work, rows > 0)
 
     def prefill_attention(
         self, tokens: IntArray, *, q_heads: int, kv_heads: int, head_dim: int, value_dim: int,
@@ -104,17 +89,27 @@ class Roofline:
         t = np.asarray(tokens, np.float64)
         width = head_dim + value_dim
         moved = t * width * (2.0 * q_heads + FORMAT_BYTES[kv] * kv_heads)
-        return self._over_itself(t, q_heads, width, window, causal, moved)
+        operation, form = ("prefill", kv) if causal else ("encoder", "bf16")
+        return self._over_itself(operation, form, t, q_heads, width, window, causal, moved)
 
     def decode_attention(
         self, batch: IntArray, context: IntArray, *, q_heads: int, kv_heads: int, head_dim: int,
         value_dim: int, window: int, kv: str,
     ) -> Cost:  # fmt: skip
         seen = np.asarray(context, np.float64)
-        read = np.asarray(batch) * (np.minimum(seen, window) if window else seen)
-        width = head_dim + value_dim
+        seen = np.minimum(seen, window) if window else seen
+        read, width = np.asarray(batch) * seen, head_dim + value_dim
         moved = read * kv_heads * width * FORMAT_BYTES[kv] + np.asarray(batch) * q_heads * width * 2.0
-        return self._decode(2.0 * read * q_heads * width, moved, batch)
+        work = Work(
+            flops=2.0 * read * q_heads * width,
+            moved=moved,
+            idle_flops=2.0 * seen * q_heads * width * self.device.sm_count,
+            pad_flops=2.0 * read * kv_heads * width,
+            # Kernels that pack the query heads of a KV head also cut long contexts in parts; others walk.
+            steps=seen * (kv_heads / q_heads) ** 2,
+            rows=np.asarray(batch) * kv_heads,
+        )
+        return self._cost("decode", kv, work, np.asarray(batch) > 0)
 
     def mla_prefill(
         self, tokens: IntArray, *, heads: int, head_dim: int, value_dim: int, kv_rank: int, rope_dim: int,
@@ -124,17 +119,25 @@ class Roofline:
         t = np.asarray(tokens, np.float64)
         width = head_dim + value_dim
         moved = t * (4.0 * heads * width + FORMAT_BYTES[kv] * (kv_rank + rope_dim))
-        return self._over_itself(t, heads, width, 0, True, moved)
+        return self._over_itself("mla_prefill", kv, t, heads, width, 0, True, moved)
 
     def mla_decode(
         self, batch: IntArray, context: IntArray, *, heads: int, head_dim: int, value_dim: int, kv_rank: int,
         rope_dim: int, kv: str,
     ) -> Cost:  # fmt: skip
         """All heads read the same compressed keys, whose first ``kv_rank`` numbers are also the values."""
-        read = np.asarray(batch) * np.asarray(context, np.float64)
-        both = 2 * kv_rank + rope_dim
+        seen = np.asarray(context, np.float64)
+        read, both = np.asarray(batch) * seen, 2 * kv_rank + rope_dim
         moved = read * (kv_rank + rope_dim) * FORMAT_BYTES[kv] + np.asarray(batch) * heads * both * 2.0
-        return self._decode(2.0 * read * heads * both, moved, batch)
+        work = Work(
+            flops=2.0 * read * heads * both,
+            moved=moved,
+            idle_flops=2.0 * seen * heads * both * self.device.sm_count,
+            pad_flops=2.0 * read * both,
+            steps=seen,
+            rows=batch,
+        )
+        return self._cost("mla_decode", kv, work, np.asarray(batch) > 0)
 
     def moe(
         self, tokens: IntArray, *, hidden: int, inner: int, experts: int, top_k: int, tp: int, ep: int,
@@ -153,21 +156,45 @@ class Roofline:
         hit = np.minimum(hit, pairs)
         a = FORMAT_BYTES[activation]
         rows = m * top_k  # of all devices: the engines' element-wise kernels do not skip strangers' rows
-        moved = hit * matrices * FORMAT_BYTES[weight] + pairs * (hidden * a + hidden * 2.0)
-        moved = moved + rows * (3.0 if gated else 2.0) * inner / tp * 2.0 + rows * hidden * 2.0
-        return self._cost(
-            2.0 * pairs * matrices, moved, m > 0, _wider(weight, activation),
-            computed=2.0 * np.maximum(pairs, hit * ROWS) * matrices,
-            share=EXPERTS_SHARE, launch=EXPERTS_LAUNCH_S,
-        )  # fmt: skip
+        work = Work(
+            form=_wider(weight, activation),
+            flops=2.0 * pairs * matrices,
+            moved=hit * matrices * FORMAT_BYTES[weight] + pairs * hidden * (a + 2.0),
+            idle_flops=2.0 * hidden * TILE * TILE * self.device.sm_count,
+            pad_flops=2.0 * hit * matrices,
+            steps=experts / ep,
+            streamed=rows * ((3.0 if gated else 2.0) * inner / tp + hidden) * 2.0,
+        )
+        return self._cost("moe", weight if weight == "int4" else work.form, work, m > 0)
 
     def stream(self, read_bytes: FloatArray) -> Cost:
-        return self._cost(0.0, read_bytes, np.asarray(read_bytes) > 0)
+        moved = np.asarray(read_bytes, np.float64)
+        seconds = STREAM_LAUNCH_S + moved / self.device.sustained_bandwidth
+        return Cost(
+            seconds=np.where(moved > 0, seconds, 0.0),
+            flops=np.zeros_like(moved),
+            bytes=np.where(moved > 0, moved, 0.0),
+            provenance=np.full(moved.shape, MODELLED, np.int8),
+        )
 
     def collective(self, kind: str, payload_bytes: FloatArray, link: Link) -> Cost:
-        """Members read and write the payload in their own memory, which draws power, not time."""
+        """Members read and write the payload in their own memory, which draws power, not time.
+
+        Inside a node by the device's law, else by ``profiles.collectives``, which also tells what several
+        nodes take beyond one.
+        """
         payload = np.asarray(payload_bytes, np.float64)
-        seconds = collective_s(kind, payload, link)
+        inside = -(-link.ranks // link.nodes)
+        law = self.efficiency.collectives.get(kind)
+        if law is None or inside == 1 or (kind == "all_to_all" and link.nodes > 1):
+            seconds = collective_s(kind, payload, link)
+        else:
+            wire = (2.0 if kind == "all_reduce" else 1.0) * payload * (inside - 1) / inside
+            seconds = law.seconds(inside, payload, wire, link.intra_bandwidth)
+            if link.nodes > 1:
+                one_node = replace(link, ranks=inside, nodes=1)
+                seconds = seconds + nccl_s(kind, payload, link) - nccl_s(kind, payload, one_node)
+            seconds = np.where(payload > 0, seconds, 0.0)
         return Cost(
             seconds=seconds,
             flops=np.zeros_like(payload),
@@ -176,54 +203,39 @@ class Roofline:
         )
 
     def _over_itself(
-        self, tokens: FloatArray, heads: int, width: int, window: int, causal: bool, moved: FloatArray
-    ) -> Cost:
-        """Attention of one sequence over itself: as many tiles as heads times rows of tiles run at once."""
-        edges = (0.5 if causal else 0.0) + (1.0 if window else 0.0)
-        pairs = attended_pairs(tokens, window, causal)
-        whole = np.minimum(pairs + edges * TILE * tokens, tokens * tokens)
-        filled = np.minimum(1.0, np.maximum(tokens / TILE, 1.0) * heads / self.device.sm_count)
-        return self._cost(
-            2.0 * pairs * heads * width, moved, tokens > 0, computed=2.0 * whole / filled * heads * width,
-            share=PREFILL_SHARE / self._large, launch=ATTENTION_LAUNCH_S,
-        )  # fmt: skip
-
-    def _decode(self, flops: ArrayLike, moved: ArrayLike, batch: IntArray) -> Cost:
-        share, any_work = DECODE_SHARE / self._large, np.asarray(batch) > 0
-        return self._cost(flops, moved, any_work, share=share, launch=ATTENTION_LAUNCH_S)
-
-    @property
-    def _large(self) -> float:
-        """Share of the bf16 peak that a large product reaches."""
-        return self.device.sustained_flops("bf16") / self.device.flops("bf16")
-
-    def _cost(
-        self, flops: ArrayLike, moved: ArrayLike, any_work: ArrayLike, form: str = "bf16", *,
-        computed: ArrayLike | None = None, share: float = 1.0, launch: float = LAUNCH_S,
+        self, operation: str, form: str, tokens: FloatArray, heads: int, width: int, window: int,
+        causal: bool, moved: FloatArray,
     ) -> Cost:  # fmt: skip
-        """``computed`` FLOPs take time, padding included; ``flops`` are the useful ones."""
-        work, memory, there = np.broadcast_arrays(
-            np.asarray(flops, np.float64), np.asarray(moved, np.float64), np.asarray(any_work)
+        """Attention of one sequence over itself: as many tiles as heads times rows of tiles run at once."""
+        pairs = attended_pairs(tokens, window, causal)
+        seen = np.minimum(tokens, window) if window else tokens
+        work = Work(
+            flops=2.0 * pairs * heads * width,
+            moved=moved,
+            idle_flops=2.0 * seen * TILE * width * self.device.sm_count,
+            pad_flops=2.0 * pairs * heads * TILE,
+            steps=seen,
         )
-        rate = self.device.sustained_flops(form) * share * self.clock_share
-        busy = np.maximum(
-            np.asarray(work if computed is None else computed) / rate,
-            memory / self.device.sustained_bandwidth,
+        return self._cost(operation, form, work, tokens > 0)
+
+    def _cost(self, operation: str, form: str, work: Work, there: NDArray[np.bool_]) -> Cost:
+        """Of useful work by the law of an operation and format; nothing where there is none."""
+        law = self.efficiency.law(operation, form)
+        peak = self.device.flops(work.form) * self.clock_share
+        seconds = law.seconds(work, peak, self.device.bandwidth)
+        seconds, flops, moved, there = np.broadcast_arrays(
+            seconds, work.flops, work.moved + work.streamed, there
         )
         return Cost(
-            seconds=np.where(there, launch + busy, 0.0),
-            flops=np.where(there, work, 0.0),
-            bytes=np.where(there, memory, 0.0),
-            provenance=np.full(work.shape, MODELLED, np.int8),
+            seconds=np.where(there, seconds, 0.0),
+            flops=np.where(there, flops, 0.0),
+            bytes=np.where(there, moved, 0.0),
+            provenance=np.full(seconds.shape, MODELLED, np.int8),
         )
 
 
 def _wider(weight: str, activation: str) -> str:
     return max(activation, weight, key=FORMAT_BYTES.__getitem__)
-
-
-def _tiles(rows: FloatArray) -> FloatArray:
-    return np.asarray(np.ceil(rows / ROWS) * ROWS)
 
 
 def attended_pairs(tokens: FloatArray, window: int, causal: bool) -> FloatArray:
