@@ -139,6 +139,12 @@ def question_options(command: F) -> F:
     help="MHz to search. Default: the maximum.",
 )
 @click.option("--deployable/--no-deployable", default=True, help="Only plans that an engine runs today.")
+@click.option(
+    "--deployable-on",
+    type=click.Choice(["vLLM", "SGLang", "TensorRT-LLM"], case_sensitive=False),
+    multiple=True,
+    help="Only plans that this engine runs; may be repeated.",
+)
 @click.option("--use-all-devices", is_flag=True, help="Every device, instead of at most all.")
 @click.option("--cross-node-tensor", is_flag=True, help="Tensor and expert groups may span nodes.")
 @click.option(

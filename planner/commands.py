@@ -125,7 +125,7 @@ def _question(options: Options, progress: Progress) -> Question:
     ):
         if options.get(option):
             chosen[field] = tuple(options[option])
-    for option in ("deployable", "use_all_devices", "cross_node_tensor"):
+    for option in ("deployable", "deployable_on", "use_all_devices", "cross_node_tensor"):
         if option in options:
             chosen[option] = options[option]
     if options.get("formats"):

@@ -181,6 +181,16 @@ class Evaluator:
         )
         return self.objective.score(value), result.acceptable, result
 
+    def reach(self, slo: Slo, candidates: list[Candidate]) -> str:
+        """How near to an SLO any scheduler of any plan can get, in words."""
+        name = bound_name(slo)
+        assert name is not None
+        best = min(
+            PlanBounds(self.step(candidate), candidate.plan, self.stats).bound(name).value
+            for candidate in candidates
+        )
+        return f"{slo.text}: no plan gets below {best * 1e3:.3g} ms"
+
     def _usd_per_device_s(self, pool: int) -> float:
         price = self.question.fleet.pools[pool].price_usd_per_device_hour
         return 0.0 if price is None else price / 3600
@@ -194,13 +204,14 @@ def operations_of(pool: Pool, model: Model, *, tables: Path | None, silicon: boo
     from profiles.roofline import Roofline
 
     device = pool.device
-    operations: Operations = Roofline(device)
-    words = "roofline with stated efficiencies"
+    roofline = Roofline(device)
+    operations: Operations = roofline
+    words = roofline.words
     if silicon and device.silicon_system is not None:
         from profiles.silicon import Silicon, silicon_available
 
         if silicon_available():
-            operations = Silicon(device.silicon_system, fallback=operations)
+            operations = Silicon(device.silicon_system, fallback=roofline)
             words = f"measured tables of aiconfigurator-core ({device.silicon_system}), roofline elsewhere"
         else:
             words += " (install the extra 'silicon' for measured tables)"
@@ -309,6 +320,7 @@ def optimize(
         results = [evaluator.simulated(best.item)[2]]
         certificate = replace(certificate, simulated=1, excluded_by_slo=certificate.excluded_by_slo - 1)
         notes.append("no plan can meet the SLOs, whatever its scheduler; shown: the plan with the best bound")
+        notes += [evaluator.reach(slo, candidates) for slo in question.slos if bound_name(slo)]
     else:
         results = rank([v.result for v in verified], evaluator.objective)
     return answer_of(question, evaluator, results, certificate, notes)
@@ -348,7 +360,8 @@ def simulate_plan(
 
 
 def fitted(question: Question) -> tuple[Question, list[str]]:
-    """The question with the trace as this kind of model sees it, and what was changed or looks wrong.
+    """The question with the trace as this kind of model sees it, from its first arrival on, and what was
+    changed or looks wrong.
 
     An encoder has no decode: every request is one pass, over as many tokens as its input always has.
     """
@@ -358,6 +371,9 @@ def fitted(question: Question) -> tuple[Question, list[str]]:
             f"{trace.name}: arrivals span {trace.arrival_s[-1] / 86_400:.4g} days, at most {LONGEST_S / 86_400:.0f} "
             "are simulated; cut it with zenith trace scale --window"
         )
+    if trace.arrival_s[0] > 0:  # idle devices before anyone asks are nobody's energy or cost
+        trace = replace(trace, arrival_s=trace.arrival_s - trace.arrival_s[0])
+        question = replace(question, trace=trace)
     if model.kind == "encoder":
         prompt = trace.prompt_tokens
         if model.encoder_tokens:
@@ -395,6 +411,17 @@ def answer_of(
     if any(result.metrics["rejected"] for result in results[:1]):
         lost = results[0].metrics["rejected"]
         notes = [*notes, f"{lost:.0f} requests cannot be served (zenith simulate --requests says why)"]
+    if results and (served := results[0].metrics["requests_per_s"]) and trace.rate_per_s:
+        late_s = (results[0].metrics["makespan_s"] or 0.0) - trace.duration_s
+        if (
+            late_s > 0.1 * trace.duration_s
+            and results[0].wait_s > (results[0].metrics["ttft_mean_s"] or 0.0) / 2
+        ):
+            notes = [
+                *notes,
+                f"overloaded: {trace.rate_per_s:.3g} requests/s arrive, {served:.3g} are served; requests wait, and "
+                "would wait longer in a longer trace",
+            ]
     if results and results[0].plan.replicas > 1:
         plan = results[0].plan
         notes = [
@@ -417,10 +444,19 @@ def answer_of(
         slo_text=", ".join(slo.text for slo in question.slos),
         results=results,
         certificate=certificate,
-        launch=launch_commands(model, results[0].plan, results[0].deployable or ["vLLM"]) if results else [],
+        launch=launch_commands(
+            model, results[0].plan, _first(question.deployable_on, results[0].deployable) or ["vLLM"]
+        )
+        if results
+        else [],
         profile_text="; ".join([*evaluator.sources, f"engine overhead {question.engine}"]),
         notes=notes,
     )
+
+
+def _first(wanted: tuple[str, ...], able: Iterable[str]) -> list[str]:
+    """Engines that run the plan, those asked for in front."""
+    return sorted(able, key=lambda engine: engine not in wanted)
 
 
 __all__ = ["Answer", "Evaluator", "candidates_of", "optimize", "simulate_plan"]

@@ -20,6 +20,7 @@ from planner.axes import (
     parse_pairs,
     plan_from_axes,
 )
+from planner.deployable import ENGINES
 from planner.objective import OBJECTIVES
 from planner.slo import Slo, parse_slo
 from profiles.errors import InputError, nearest
@@ -88,6 +89,8 @@ class Question:
         Values searched. Clocks in MHz, 0 for the maximum.
     deployable
         Keep only plans that an engine runs today (``planner.deployable``).
+    deployable_on
+        Only those that one of these engines runs; empty means any. Counts where ``deployable`` does.
     engine
         Name of the profile of host overheads (``profiles.engine``).
     use_all_devices
@@ -118,6 +121,7 @@ class Question:
     max_seqs: tuple[int, ...] = (256,)
     clocks: tuple[int, ...] = (0,)
     deployable: bool = True
+    deployable_on: tuple[str, ...] = ()
     engine: str = "vllm-v1"
     use_all_devices: bool = False
     cross_node_tensor: bool = False
@@ -140,6 +144,11 @@ class Question:
             raise InputError(
                 f"Objective 'cost' needs a price, {unpriced[0]} has none: give price_usd_per_device_hour in --fleet."
             )
+        for engine in self.deployable_on:
+            if engine not in ENGINES:
+                raise InputError(f"Unknown serving engine {engine!r}, {nearest(engine, ENGINES)}.")
+        if self.deployable_on and not self.deployable:
+            raise InputError("--deployable-on and --no-deployable contradict each other.")
         self._check_axes()
         self._check_values()
         if not any(self.pairs_of_formats(pool.device) for pool in self.fleet.pools):

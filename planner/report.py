@@ -93,7 +93,7 @@ def to_json(answer: "Answer") -> str:
             "unexamined": certificate.unexamined,
             "best": None if certificate.best is None else objective.score(certificate.best),
             "proven": None if certificate.proven is None else objective.score(certificate.proven),
-            "gap": _finite(certificate.gap),
+            "gap": None if certificate.best is None else _finite(certificate.gap),
         },
         "launch": [{"engine": e, "command": c, "notes": n} for e, c, n in answer.launch],
         "notes": answer.notes,
@@ -167,7 +167,7 @@ def quantity(value: float | None, unit: str) -> str:
                 return f"{value / scale:.2f} {name}"
         return f"{value:.2f} J"
     if unit == "USD":
-        return f"{value:.2f} USD"
+        return f"{value:.2f} USD" if abs(value) >= 1 or value == 0 else f"{value:.2g} USD"
     return f"{value:,.4g} {unit}" if abs(value) < 9999.5 else f"{value:,.0f} {unit}"
 
 
@@ -248,7 +248,7 @@ def _row(console: Any, name: str, text: str) -> None:
 def _winner(console: Any, answer: "Answer") -> None:
     best = answer.results[0]
     m, objective = best.metrics, answer.objective
-    name = "best plan" if answer.searched else "plan"
+    name = "plan" if not answer.searched else "best plan" if best.acceptable else "nearest plan"
     _row(console, name, f"{best.plan.label}  ({best.plan.devices} x {best.device})")
     if not best.meets_slos:
         broken = ", ".join(slo.text for slo in best.slos if not slo.met)
@@ -281,10 +281,14 @@ def _winner(console: Any, answer: "Answer") -> None:
          f"{quantity(m['requests_per_s'], 'requests/s')}, mean batch {m['sequences_per_iteration']:.1f}, "
          f"MFU {_percent(m['mfu'])}, MBU {_percent(m['mbu'])}, KV peak {_percent(m['kv_peak_share'])}, "
          f"preemptions {m['preemptions']:.0f}")  # fmt: skip
-    cost = f"; {quantity(m['cost_usd'], 'USD')}" if m.get("cost_usd") is not None else ""
     per_token = quantity(m["energy_per_generated_token_j"], "J")
     _row(console, "energy", f"{quantity(m['energy_j'], 'J')}, {per_token} per generated token, mean "
-         f"{m['mean_power_w']:.0f} W (device boards, idle included){cost}")  # fmt: skip
+         f"{m['mean_power_w']:.0f} W (device boards, idle included)")  # fmt: skip
+    if usd := m.get("cost_usd"):
+        hourly = usd / (m["makespan_s"] or math.inf) * 3600
+        million = hourly / ((m["generated_tokens_per_s"] or math.inf) * 3600) * 1e6
+        _row(console, "cost", f"{quantity(usd, 'USD')}; {quantity(hourly, 'USD')} per hour, "
+             f"{quantity(million, 'USD')} per million generated tokens")  # fmt: skip
     _row(console, "placement", placement_text(best))
     for engine, command, notes in answer.launch[:1]:
         _row(console, "launch", command)
@@ -317,7 +321,7 @@ def percentages(parts: dict[str, float]) -> dict[str, int]:
 
 
 def _percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.0%}"
+    return "n/a" if value is None else f"{value:.1%}" if 0 < value < 0.1 else f"{value:.0%}"
 
 
 def placement_text(result: PlanResult) -> str:
@@ -344,6 +348,19 @@ def _ranges(ids: tuple[int, ...]) -> str:
     return ",".join(out)
 
 
+def _settings(result: PlanResult) -> tuple[str, ...]:
+    """What besides its layout and token budget tells a plan from others, a word each."""
+    plan = result.plan
+    formats = f"{plan.weight_format}/{plan.activation_format}/{plan.kv_format}"
+    clock = f"{plan.clock_mhz} MHz" if plan.clock_mhz else "full clock"
+    return result.pool, formats, clock, plan.engine.policy, f"seqs={plan.engine.max_seqs}"
+
+
+def _differing(results: list[PlanResult]) -> list[bool]:
+    """Which of the ``_settings`` are not the same for all."""
+    return [len(set(words)) > 1 for words in zip(*map(_settings, results), strict=True)]
+
+
 def _table(console: Any, answer: "Answer", results: list[PlanResult]) -> None:
     from rich import box
     from rich.table import Table
@@ -354,20 +371,29 @@ def _table(console: Any, answer: "Answer", results: list[PlanResult]) -> None:
     own_column = objective.metric not in (*latencies.values(), "energy_j")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("plan")
-    for name in ("budget", *latencies, "energy", *([objective.name] if own_column else []), "bound"):
+    table.add_column("plan", min_width=14)
+    unit = f" {objective.unit}" if objective.maximize else ""  # a rate: stands above its column
+    value = (objective.unit if unit else objective.name) if own_column else "energy"
+    columns = ("budget", *latencies, value, "bound")
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    front = set(pareto(answer.results, PARETO_METRICS))
+    valid = [i for i, r in enumerate(answer.results) if r.acceptable]
+    front = {valid[i] for i in pareto([answer.results[i] for i in valid], PARETO_METRICS)}
+    differing = _differing(results)
     for i, r in enumerate(results):
         marks = ("" if r.deployable else " (x)") + ("" if r.acceptable else " (!)")
-        cells = [f"{i + 1}{'*' if i in front else ' '}", r.plan.label + marks]
+        words = [
+            r.plan.label,
+            *(words for words, differs in zip(_settings(r), differing, strict=True) if differs),
+        ]
+        cells = [f"{i + 1}{'*' if i in front else ' '}", " ".join(words) + marks]
         cells += [str(r.plan.engine.token_budget)]
         cells += [quantity(r.metrics[key], "s") for key in latencies.values()]
-        cells += [quantity(r.metrics["energy_j"], "J")]
-        if own_column:
-            cells.append(quantity(r.value, objective.unit))
+        cells.append(
+            quantity(r.value, objective.unit) if own_column else quantity(r.metrics["energy_j"], "J")
+        )
         cells.append(quantity(r.bound, objective.unit))
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(cell.removesuffix(unit)) for cell in cells))
     console.print(table)
     hidden = len(answer.results) - len(results)
     legend = "* on the Pareto front of latency, energy and price"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from formulations.plans_cpsat import PlansCpSat, common_divisors, head_widths
 from formulations.problem import WIDTHS, Limits, PlanInstance, Status
-from planner.deployable import deployable
+from planner.deployable import ENGINES, deployable
 from planner.errors import NoFeasiblePlan, NoPlanInTime
 from planner.layouts import Setting, blocks_needed, fullest_need_bytes, layers_of, plan_of, settings
 from planner.question import Question
@@ -164,10 +164,12 @@ def plans_of(question: Question, pool: "Pool", limits: Limits | None = None) -> 
         raise NoFeasiblePlan("Every batching policy or every clock is forbidden.")
     if not question.deployable:
         return found
-    runnable = [plan for plan in found if deployable(plan, question.model, pool.device)]
+    wanted = set(question.deployable_on or ENGINES)
+    runnable = [plan for plan in found if wanted & deployable(plan, question.model, pool.device).keys()]
     if not runnable:
+        who = " or ".join(question.deployable_on) or "a serving engine"
         raise NoFeasiblePlan(
-            f"{len(found)} plans satisfy every constraint, but no serving engine runs any of them today;"
+            f"{len(found)} plans satisfy every constraint, none of them runs in {who} today;"
             " --no-deployable keeps them."
         )
     return runnable

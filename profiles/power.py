@@ -79,9 +79,9 @@ class PowerModel:
     >>> from profiles.device import load_device
     >>> power = PowerModel(load_device("h100"))
     >>> [round(float(w)) for w in power.watts([0, 0.7, 0.3], [0, 0.02, 0.8])]  # idle, decode, prefill
-    [75, 573, 700]
+    [75, 556, 700]
     >>> round(float(power.watts(0.7, 0.02, 990)))
-    405
+    394
     """
 
     def __init__(self, device: Device, fit: PowerFit | None = None, cap_w: float | None = None) -> None:

@@ -106,10 +106,17 @@ def test_the_other_figures_are_those_of_the_answer(found):
     same(energy.split(",")[0], m["energy_j"])
     same(re.search(r"(\S+ J) per generated token", energy)[1], m["energy_per_generated_token_j"])
     assert f"mean {m['mean_power_w']:.0f} W" in energy
-    same(energy.rsplit("; ", 1)[1], m["cost_usd"])
+    cost = row(text, "cost")
+    same(cost.split(";")[0], m["cost_usd"])
+    price = question().fleet.pools[0].price_usd_per_device_hour
+    same(re.search(r"(\S+ USD) per hour", cost)[1], price * best.plan.devices)
+    same(re.search(r"(\S+ USD) per million", cost)[1], m["cost_usd"] / (30 * 40) * 1e6)
     throughput = row(text, "throughput")
     same(throughput.split(", ")[0], m["generated_tokens_per_s"])
-    assert f"MBU {m['mbu']:.0%}" in throughput and f"MFU {m['mfu']:.0%}" in throughput
+    for name in ("MBU", "MFU", "KV peak"):
+        value = m[{"KV peak": "kv_peak_share"}.get(name, name.lower())]
+        shown, digits = re.search(rf"{name} (\d+(?:\.(\d))?)%", throughput).groups()
+        assert float(shown) == pytest.approx(value * 100, abs=0.051 if digits else 0.51)
 
 
 def test_figures_of_the_answer_are_in_their_unit(found):

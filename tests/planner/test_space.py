@@ -229,3 +229,14 @@ def test_wide_spaces_stay_small_in_memory_tables():
 def test_longest_request_is_admitted_above_the_watermark():
     """1,600 tokens are 100 blocks of 16; of 101 blocks 1.01 stay free, of 102 blocks 1.02."""
     assert blocks_needed(ask(trace=trace(1500, 100))) == 102
+
+
+def test_plans_of_one_engine():
+    question = ask("mixtral-8x7b", pool_of(8), deployable=True)
+    some = found_plans(dataclasses.replace(question, deployable_on=("vLLM",)), pool_of(8))
+    every = found_plans(question, pool_of(8))
+    assert (
+        set(some) == {p for p in every if "vLLM" in deployable(p, question.model, POOL.device)} < set(every)
+    )
+    with pytest.raises(NoFeasiblePlan, match="none of them runs in SGLang today"):
+        plans_of(ask("bloom-7b1", pool_of(2), deployable=True, deployable_on=("SGLang",)), pool_of(2))
