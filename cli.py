@@ -97,6 +97,8 @@ def question_options(command: F) -> F:
         click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), default=0.9,
                      help="Share of device memory for the engine, as in vLLM."),
         click.option("--block-size", type=click.IntRange(min=1), default=16, help="Tokens in a KV block."),
+        click.option("--watermark", type=click.FloatRange(0, 1, max_open=True), default=0.01,
+                     help="KV blocks that admission keeps free (vllm-v0, sarathi)."),
         click.option("--preemption", type=click.Choice(["recompute", "swap"]), default="recompute",
                      help="What happens to the KV of a preempted sequence."),
         click.option("--queue", type=click.Choice(["fcfs", "sjf"]), default="fcfs", help="Queue order."),

@@ -141,6 +141,7 @@ def _question(options: Options, progress: Progress) -> Question:
         engine=options["engine"],
         gpu_memory_utilization=options["gpu_memory_utilization"],
         block_size=options["block_size"],
+        watermark=options["watermark"],
         preemption=options["preemption"],
         queue=options["queue"],
         routing=options["routing"],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from planner.bounds import PlanBounds
+from planner.bounds import PlanBound, PlanBounds
 from planner.deployable import deployable
 from planner.errors import NoFeasiblePlan, NoPlanInTime
 from planner.objective import OBJECTIVES, Objective
@@ -33,9 +33,6 @@ from profiles.stepcost import PS, StepCost
 from simulator import metrics
 from simulator.engine import LONGEST_S, simulate
 from simulator.outcome import Outcome
-
-LOWEST_CLOCK = 0.1
-"""Of the highest clock: nvidia-smi offers 210 of 1980 MHz on H100."""
 
 _BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl"}
 
@@ -85,6 +82,7 @@ class Evaluator:
         self.max_length = int((trace.prompt_tokens + trace.output_tokens).max())
         self.sources: list[str] = []
         self.compilers = [self._compiler(pool, tables, silicon) for pool in question.fleet.pools]
+        self._bounds: dict[tuple[int, Plan], PlanBound] = {}
 
     def _compiler(self, pool: Pool, tables: Path | None, silicon: bool) -> Compiler:
         operations, words = operations_of(pool, self.question.model, tables=tables, silicon=silicon)
@@ -116,17 +114,23 @@ class Evaluator:
     def bounded(self, candidate: Candidate) -> Bounded[Candidate]:
         """The plan with its bound, and whether an SLO is proven out of its reach."""
         bounds = PlanBounds(self.step(candidate), candidate.plan, self.stats)
-        bound = bounds.bound(
-            self.question.objective,
-            slo_s=goodput_limits(self.question.slos),
-            device_usd_per_s=self._usd_per_device_s(candidate.pool),
-        )
+        bound = self._bound(candidate, bounds)
         hopeless = any(
             bounds.bound(name).value > slo.limit_s
             for slo in self.question.slos
             if (name := bound_name(slo)) is not None
         )
         return Bounded(item=candidate, bound=self.objective.score(bound.value), hopeless=hopeless)
+
+    def _bound(self, candidate: Candidate, bounds: PlanBounds) -> PlanBound:
+        """What no scheduler of this plan beats in the objective; kept until the plan is simulated."""
+        bound = bounds.bound(
+            self.question.objective,
+            slo_s=goodput_limits(self.question.slos),
+            device_usd_per_s=(self._price_usd(candidate.pool) or 0.0) / 3600,
+        )
+        self._bounds[candidate.pool, candidate.plan] = bound
+        return bound
 
     def simulated(self, candidate: Candidate) -> tuple[float, bool, PlanResult]:
         """Score (lower is better), whether every SLO is met and every request served, and the record."""
@@ -140,12 +144,11 @@ class Evaluator:
     ) -> tuple[float, bool, PlanResult]:
         """``simulated``, of an outcome that is at hand."""
         question, plan = self.question, candidate.plan
-        usd_s = self._usd_per_device_s(candidate.pool)
         values = metrics.summary(
             outcome,
             step,
             devices=plan.devices,
-            usd_per_device_hour=usd_s * 3600 if usd_s else None,
+            usd_per_device_hour=self._price_usd(candidate.pool),
             goodput_bounds_s=goodput_limits(question.slos),
         )
         slos = tuple(
@@ -156,12 +159,11 @@ class Evaluator:
             )
             for slo in question.slos
         )
-        value = values.get(self.objective.metric)
-        if value is None:
-            raise InputError(f"objective {question.objective!r} needs a price, {candidate.pool} has none")
-        bound = PlanBounds(step, plan, self.stats).bound(
-            question.objective, slo_s=goodput_limits(question.slos), device_usd_per_s=usd_s
-        )
+        value = values[self.objective.metric]
+        assert value is not None, "Question refuses objectives that a pool cannot have"
+        bound = self._bounds.get((candidate.pool, plan))
+        if bound is None:
+            bound = self._bound(candidate, PlanBounds(step, plan, self.stats))
         served = outcome.served
         waits = outcome.scheduled_ps[served] - outcome.arrival_ps[served]
         result = PlanResult(
@@ -191,9 +193,9 @@ class Evaluator:
         )
         return f"{slo.text}: no plan gets below {best * 1e3:.3g} ms"
 
-    def _usd_per_device_s(self, pool: int) -> float:
-        price = self.question.fleet.pools[pool].price_usd_per_device_hour
-        return 0.0 if price is None else price / 3600
+    def _price_usd(self, pool: int) -> float | None:
+        """Of a device and hour."""
+        return self.question.fleet.pools[pool].price_usd_per_device_hour
 
 
 def operations_of(pool: Pool, model: Model, *, tables: Path | None, silicon: bool) -> tuple[Operations, str]:
@@ -245,12 +247,11 @@ def goodput_limits(slos: tuple[Slo, ...]) -> dict[str, float]:
 
 
 def check_clocks(pool: Pool, clocks: Iterable[int]) -> None:
-    """Raise InputError for a clock that the pool's devices do not have; 0 is their highest."""
-    highest = pool.device.max_clock_mhz
-    lowest = round(highest * LOWEST_CLOCK)
+    """Raise InputError for a clock below what is known of the pool's devices, or above; 0 is their highest."""
+    lowest, highest = pool.device.clocks_mhz[0], pool.device.max_clock_mhz
     for clock in clocks:
         if clock and not lowest <= clock <= highest:
-            raise InputError(f"clock {clock} MHz: {pool.device.name} runs at {lowest} to {highest} MHz")
+            raise InputError(f"clock {clock} MHz: {pool.device.name} is known from {lowest} to {highest} MHz")
 
 
 def candidates_of(question: Question) -> list[Candidate]:

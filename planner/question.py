@@ -97,7 +97,7 @@ class Question:
         Every device of the pool, instead of at most all.
     cross_node_tensor
         Tensor and expert groups may leave a scale-up domain.
-    gpu_memory_utilization, block_size, preemption, queue, routing
+    gpu_memory_utilization, block_size, watermark, preemption, queue, routing
         As in ``EngineSettings``.
 
     Raises
@@ -126,6 +126,7 @@ class Question:
     use_all_devices: bool = False
     cross_node_tensor: bool = False
     gpu_memory_utilization: float = 0.9
+    watermark: float = 0.01
     block_size: int = 16
     preemption: str = "recompute"
     queue: str = "fcfs"
@@ -227,6 +228,7 @@ class Question:
         base = EngineSettings(
             block_size=self.block_size,
             gpu_memory_utilization=self.gpu_memory_utilization,
+            watermark=self.watermark,
             preemption=self.preemption,  # type: ignore[arg-type]
             queue=self.queue,  # type: ignore[arg-type]
             routing=self.routing,  # type: ignore[arg-type]

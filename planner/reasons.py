@@ -18,6 +18,8 @@ GIB = 2**30
 def explain(question: Question, pool: "Pool", instance: PlanInstance, core: Iterable[str]) -> str:
     """The clashing constraints of a core (``formulations.plans_cpsat``) as one sentence."""
     clauses = [_clause(name, question, pool, instance) for name in core]
+    if (least := _fixed_devices(instance)) > pool.devices:
+        clauses.append(f"what is fixed needs {least} devices")
     if not clauses:
         clauses = [f"{pool.devices} devices are free in pool {pool.name}"]
     return f"No plan for {question.model.name} on {pool.devices} x {pool.device.name}: {'; '.join(clauses)}."
@@ -52,6 +54,14 @@ def _clause(name: str, question: Question, pool: "Pool", instance: PlanInstance)
         case "memory":
             return _memory(question, pool, instance)
     raise AssertionError(f"no words for constraint {name!r}")
+
+
+def _fixed_devices(instance: PlanInstance) -> int:
+    """What the fixed widths take, the others at 1."""
+    fixed = dict(instance.fixed)
+    attention = fixed.get("attn_tp", 1) * fixed.get("attn_dp", 1)
+    ffn = fixed.get("ffn_tp", 1) * fixed.get("ep", 1) * fixed.get("ffn_dp", 1)
+    return fixed.get("dp", 1) * fixed.get("pp", 1) * max(attention, ffn)
 
 
 def _cut(what: str, sizes: tuple[int, ...], axis: str) -> str:

@@ -43,6 +43,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
         "max_seqs": engine.max_seqs,
         "block_size": engine.block_size,
         "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "watermark": engine.watermark,
         "preemption": engine.preemption,
         "queue": engine.queue,
         "routing": engine.routing,
@@ -196,9 +197,11 @@ def describe_plan(plan: Plan) -> str:
     engine = plan.engine
     formats = f"weights {plan.weight_format}, activations {plan.activation_format}, KV {plan.kv_format}"
     clock = f", clock {plan.clock_mhz} MHz" if plan.clock_mhz else ""
+    scopes = [word for word, n in (("micro-batch", plan.stages), ("attention rank", plan.attn_dp)) if n > 1]
+    each = f" a {' and '.join(scopes)}" if scopes else ""
     return (
         f"{replica}{', '.join(parts)}; {engine.policy}, token budget {engine.token_budget}, "
-        f"at most {engine.max_seqs} sequences; {formats}{clock}"
+        f"at most {engine.max_seqs} sequences{each}; {formats}{clock}"
     )
 
 
@@ -325,15 +328,17 @@ def _percent(value: float | None) -> str:
 
 
 def placement_text(result: PlanResult) -> str:
-    """Devices by name: ``node 0: GPU 0-3``, replicas separated by ``|``, stages by ``->``."""
+    """Devices by name: ``node 0 GPU 0-3``, replicas separated by ``|``, stages by ``->``; the pool in front
+    where it has a name of its own."""
 
     def devices(group: tuple[tuple[int, tuple[int, ...]], ...]) -> str:
         return " + ".join(f"node {node} GPU {_ranges(ids)}" for node, ids in group)
 
     replicas = [" -> ".join(devices(stage) for stage in replica) for replica in result.placement]
+    pool = "" if result.pool == result.device else f"{result.pool}: "
     if len(replicas) > 4:
-        return " | ".join(replicas[:3]) + f" | ... ({len(replicas)} replicas)"
-    return " | ".join(replicas)
+        return f"{pool}{' | '.join(replicas[:3])} | ... ({len(replicas)} replicas)"
+    return pool + " | ".join(replicas)
 
 
 def _ranges(ids: tuple[int, ...]) -> str:

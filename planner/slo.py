@@ -72,8 +72,8 @@ def parse_slo(text: str) -> Slo:
         limit_s = float(number) * UNITS_S[unit]
     except ValueError:
         raise InputError(f"SLO {text!r}: expected numbers, as in ttft_p99<=500ms.") from None
-    if percentile is not None and not 0 < percentile <= 100:
-        raise InputError(f"SLO {text!r}: expected a percentile above 0 and at most 100.")
+    if percentile is not None and not 0.01 <= percentile <= 100:
+        raise InputError(f"SLO {text!r}: expected a percentile from 0.01 to 100.")
     if not 0 < limit_s < float("inf"):
         raise InputError(f"SLO {text!r}: expected a limit above 0.")
     return Slo(metric=metric, percentile=percentile, limit_s=limit_s, text=text.strip())

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from planner.errors import NoFeasiblePlan
 from planner.pipeline import Candidate, Evaluator, candidates_of, fitted
 from planner.placement import place
 from planner.question import Question
@@ -45,9 +46,25 @@ def test_a_trace_longer_than_the_clock_is_refused_with_the_way_out():
         fitted(asked)
 
 
-@pytest.mark.parametrize("clock", [5, 197, 1981])
+@pytest.mark.parametrize("clock", [5, 779, 1981])
 def test_a_clock_that_the_device_does_not_have_is_refused(clock):
     fleet = homogeneous("h100", gpus=1)
     asked = Question(model=load_model("gpt2"), fleet=fleet, trace=TRACE, clocks=(0, 1980, clock))
-    with pytest.raises(InputError, match=f"clock {clock} MHz: h100-sxm-80gb runs at 198 to 1980 MHz"):
+    with pytest.raises(InputError, match=f"clock {clock} MHz: h100-sxm-80gb is known from 780 to 1980 MHz"):
+        candidates_of(asked)
+
+
+def test_the_watermark_of_the_question_is_that_of_its_plans():
+    asked = Question(model=load_model("gpt2"), fleet=homogeneous("l4", gpus=1), trace=TRACE, watermark=0.25)
+    assert asked.settings().watermark == 0.25
+    with pytest.raises(InputError, match="watermark in"):
+        Question(model=load_model("gpt2"), fleet=homogeneous("l4", gpus=1), trace=TRACE, watermark=1.0)
+
+
+def test_widths_that_need_more_devices_than_there_are_say_how_many():
+    asked = Question(
+        model=load_model("llama-3.1-70b"), fleet=homogeneous("h100", gpus=8), trace=TRACE,
+        fix={"attn_tp": 4, "pp": 2, "dp": 2},
+    )  # fmt: skip
+    with pytest.raises(NoFeasiblePlan, match="what is fixed needs 16 devices"):
         candidates_of(asked)

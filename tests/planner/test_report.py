@@ -332,10 +332,19 @@ def test_one_named_plan_claims_no_search():
 
 def test_placement_reads_as_devices():
     here = (((0, (0, 1, 2, 5)),), ((1, (0,)), (2, (3, 4))))
-    result = type("Placed", (), {"placement": (here,)})()
+    own = {"pool": "l40s", "device": "l40s"}
+    result = type("Placed", (), {"placement": (here,), **own})()
     assert report.placement_text(result) == "node 0 GPU 0-2,5 -> node 1 GPU 0 + node 2 GPU 3-4"
-    many = type("Placed", (), {"placement": (here[:1],) * 6})()
+    many = type("Placed", (), {"placement": (here[:1],) * 6, **own})()
     assert report.placement_text(many).endswith("| ... (6 replicas)")
+    named = type("Placed", (), {"placement": (here[:1],), **own, "pool": "leftovers"})()
+    assert report.placement_text(named) == "leftovers: node 0 GPU 0-2,5"
+
+
+def test_the_plan_in_words_says_what_its_limits_count():
+    staged = Plan(layers_per_stage=(16, 16), attn_tp=2, attn_dp=2, ffn_ep=4)
+    assert "at most 256 sequences a micro-batch and attention rank;" in report.describe_plan(staged)
+    assert "at most 256 sequences;" in report.describe_plan(Plan(layers_per_stage=(32,), attn_tp=2, ffn_tp=2))
 
 
 @pytest.mark.parametrize("engine", ["vLLM", "SGLang", "TensorRT-LLM"])
