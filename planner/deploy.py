@@ -6,25 +6,55 @@ TensorRT-LLM 1.x (``trtllm-serve``).
 
 import shlex
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from planner.deployable import MIXED, POLICIES
+from profiles.device import Device
+from profiles.memory import Footprint
 from profiles.model import Model, MoE
 from profiles.plan import Plan
 
 _VLLM_KV = {"bf16": "auto", "fp8": "fp8"}
 _QUANTIZATION = {"fp8": "fp8"}
 
+SURE_OF_KV = 0.9
+"""Share of the KV tokens counted here that an engine surely has too, rounding and buffers of its own apart."""
 
-def vllm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
-    """``vllm serve`` for one replica, and notes on what the command leaves out.
 
-    Examples
-    --------
-    >>> from profiles.huggingface import load_model
-    >>> command, notes = vllm_command(load_model("llama-3.1-8b"), Plan(layers_per_stage=(32,), attn_tp=2, ffn_tp=2))
-    >>> command.split(" --")[1]
-    'tensor-parallel-size 2'
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One replica to launch: ``memory`` is that of its fullest device, ``longest`` the tokens of the longest
+    request that it must take."""
+
+    model: Model
+    plan: Plan
+    device: Device
+    memory: Footprint
+    longest: int
+
+    @property
+    def context(self) -> int | None:
+        """Context to ask for, in tokens, where the KV cache is too small for the model's own; else None.
+
+        Engines refuse to start, or requests, that do not fit the cache of a rank.
+        """
+        sure = int(self.memory.kv_tokens * SURE_OF_KV)
+        if sure >= self.model.max_positions:
+            return None
+        return min(max(sure // 1024 * 1024, self.longest), self.model.max_positions)
+
+    @property
+    def dtype(self) -> str | None:
+        """What to compute in where the device lacks the checkpoint's bf16."""
+        return "half" if self.device.name.startswith(_WITHOUT_BF16) else None
+
+
+_WITHOUT_BF16 = ("v100",)
+
+
+def vllm_command(server: Server) -> tuple[str, list[str]]:
+    """``vllm serve`` for one replica, and notes on what the command leaves out."""
+    model, plan = server.model, server.plan
     notes = []
     engine = plan.engine
     words = ["vllm", "serve", model.checkpoint]
@@ -39,6 +69,7 @@ def vllm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
     words += ["--max-num-batched-tokens", str(engine.token_budget)]
     words += ["--gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}"]
     words += ["--block-size", str(engine.block_size)]
+    words += _given(("--max-model-len", server.context), ("--dtype", server.dtype))
     if plan.kv_format != "bf16":
         if plan.kv_format in _VLLM_KV:
             words += ["--kv-cache-dtype", _VLLM_KV[plan.kv_format]]
@@ -60,8 +91,17 @@ def _split(variable: str, plan: Plan) -> str:
     return f"{variable}={','.join(map(str, layers))} " if len(set(layers)) > 1 else ""
 
 
-def sglang_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
-    """``sglang.launch_server`` for one replica, and notes on what the command leaves out."""
+def _given(*flags: tuple[str, object]) -> list[str]:
+    """Flags that have a value."""
+    return [word for name, value in flags if value is not None for word in (name, str(value))]
+
+
+def sglang_command(server: Server) -> tuple[str, list[str]]:
+    """``sglang.launch_server`` for one replica, and notes on what the command leaves out.
+
+    Its memory fraction is that of weights and KV cache together.
+    """
+    model, plan, memory = server.model, server.plan, server.memory
     notes = []
     engine = plan.engine
     words = ["python", "-m", "sglang.launch_server", "--model-path", model.checkpoint]
@@ -82,12 +122,9 @@ def sglang_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
             "--max-prefill-tokens",
             str(engine.token_budget * plan.attn_dp),
         ]
-    words += [
-        "--mem-fraction-static",
-        f"{engine.gpu_memory_utilization:g}",
-        "--page-size",
-        str(engine.block_size),
-    ]
+    static = (memory.weight_bytes + memory.kv_bytes) / server.device.memory_bytes
+    words += ["--mem-fraction-static", f"{static:.3f}", "--page-size", str(engine.block_size)]
+    words += _given(("--context-length", server.context), ("--dtype", server.dtype))
     if plan.kv_format == "fp8":
         words += ["--kv-cache-dtype", "fp8_e4m3"]
     elif plan.kv_format != "bf16":
@@ -100,8 +137,12 @@ def sglang_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
     return _split("SGLANG_PP_LAYER_PARTITION", plan) + shlex.join(words), notes
 
 
-def tensorrt_llm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
-    """``trtllm-serve`` for one replica, and notes on what the command leaves out."""
+def tensorrt_llm_command(server: Server) -> tuple[str, list[str]]:
+    """``trtllm-serve`` for one replica, and notes on what the command leaves out.
+
+    Its memory fraction is the KV cache's of what is free beside weights, activations and buffers.
+    """
+    model, plan, memory = server.model, server.plan, server.memory
     notes = []
     engine = plan.engine
     words = ["trtllm-serve", model.checkpoint, "--backend", "pytorch", "--tp_size", str(plan.stage_devices)]
@@ -110,8 +151,10 @@ def tensorrt_llm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
     if plan.ffn_ep > 1:
         words += ["--ep_size", str(plan.ffn_ep)]
     words += ["--max_batch_size", str(engine.max_seqs), "--max_num_tokens", str(engine.token_budget)]
-    words += ["--kv_cache_free_gpu_memory_fraction", f"{engine.gpu_memory_utilization:g}"]
-    notes.append("its memory fraction is of what is free after loading, not of the whole device")
+    used = memory.weight_bytes + memory.activation_bytes + memory.reserve_bytes
+    fraction = memory.kv_bytes / (server.device.memory_bytes - used)
+    words += ["--kv_cache_free_gpu_memory_fraction", f"{fraction:.3f}"]
+    words += _given(("--max_seq_len", server.context))
     if engine.policy in MIXED:
         notes.append("set enable_chunked_prefill: true in --extra_llm_api_options")
     if plan.attn_dp > 1:
@@ -129,19 +172,25 @@ def tensorrt_llm_command(model: Model, plan: Plan) -> tuple[str, list[str]]:
 COMMANDS = {"vLLM": vllm_command, "SGLang": sglang_command, "TensorRT-LLM": tensorrt_llm_command}
 
 
-def launch_commands(model: Model, plan: Plan, engines: Iterable[str]) -> list[tuple[str, str, list[str]]]:
+def launch_commands(server: Server, engines: Iterable[str]) -> list[tuple[str, str, list[str]]]:
     """(engine, command, notes) for each of ``engines`` that has one."""
     found = []
     for name in engines:
         if name in COMMANDS:
-            command, notes = COMMANDS[name](model, plan)
-            found.append((name, command, [*notes, *_beyond_flags(plan, name)]))
+            command, notes = COMMANDS[name](server)
+            found.append((name, command, [*notes, *_beyond_flags(server, name)]))
     return found
 
 
-def _beyond_flags(plan: Plan, name: str) -> list[str]:
-    """What was simulated and no flag of any of these engines sets."""
-    engine, notes = plan.engine, []
+def _beyond_flags(server: Server, name: str) -> list[str]:
+    """What was simulated and no flag of any of these engines sets, and what a flag takes away."""
+    plan, notes = server.plan, []
+    engine = plan.engine
+    if server.context is not None:
+        notes.append(
+            f"the KV cache of a rank holds {server.memory.kv_tokens:,} tokens, less than the model's context of"
+            f" {server.model.max_positions:,}: longer requests are refused"
+        )
     if engine.policy not in POLICIES[name]:
         notes.append(f"{name} does not batch by policy {engine.policy} today")
     if engine.queue != "fcfs":

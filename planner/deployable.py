@@ -32,7 +32,7 @@ dp_size == 0``, ``moe_tp = tp / ep``), ``--enable-mixed-chunk``. TensorRT-LLM:
 tensor_parallel_size``; ``enable_attention_dp`` replicates attention weights on every device),
 ``features/quantization`` (PyTorch backend), ``features/paged-attention-ifb-scheduler``,
 ``models/supported-models``, support matrix. On devices that multiply in fp8, fp8 weights come with fp8
-activations in all three; weights alone in fp8 (Marlin kernels) are for those that do not.
+activations in all three; weights alone in fp8 (Marlin kernels) are for those that do not, from Turing on.
 Replicas of a model are separate processes behind a router in all three.
 """
 
@@ -142,6 +142,8 @@ def _hardware(engine: str, plan: Plan, device: Device) -> str:
     for name in ("fp8", "int8"):
         if plan.activation_format == name and name not in device.dense_flops:
             return f"{device.name} does not multiply in {name}"
+    if device.name.startswith("v100") and "fp8" in (plan.weight_format, plan.kv_format):
+        return f"{engine} has no fp8 kernels for {device.name}"
     if (plan.weight_format, plan.activation_format) == ("fp8", "bf16") and "fp8" in device.dense_flops:
         return f"{engine} multiplies fp8 weights with fp8 activations on {device.name}"
     return ""

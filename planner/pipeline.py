@@ -25,6 +25,7 @@ from profiles.compile import Compiler
 from profiles.engine import load_engine
 from profiles.errors import InputError
 from profiles.fleet import Pool
+from profiles.memory import footprint
 from profiles.model import Model
 from profiles.ops import Operations
 from profiles.plan import Plan
@@ -180,6 +181,7 @@ class Evaluator:
             breakdown_s={name: ps / PS for name, ps in outcome.breakdown_ps.items()},
             provenance=outcome.provenance,
             wait_s=float(waits.mean() / PS) if served.any() else 0.0,
+            memory=footprint(question.model, plan, step.kv_blocks),
         )
         return self.objective.score(value), result.acceptable, result
 
@@ -399,8 +401,6 @@ def answer_of(
     certificate: Certificate,
     notes: list[str],
 ) -> Answer:
-    from planner.deploy import launch_commands
-
     trace, model = question.trace, question.model
     fleet = " + ".join(f"{pool.devices} x {pool.device.name}" for pool in question.fleet.pools)
     headline = (
@@ -445,14 +445,25 @@ def answer_of(
         slo_text=", ".join(slo.text for slo in question.slos),
         results=results,
         certificate=certificate,
-        launch=launch_commands(
-            model, results[0].plan, _first(question.deployable_on, results[0].deployable) or ["vLLM"]
-        )
-        if results
-        else [],
+        launch=_launch(evaluator, results[0]) if results else [],
         profile_text="; ".join([*evaluator.sources, f"engine overhead {question.engine}"]),
         notes=notes,
     )
+
+
+def _launch(evaluator: Evaluator, best: PlanResult) -> list[tuple[str, str, list[str]]]:
+    """How to start a replica of the best plan, in each engine that runs it."""
+    from planner.deploy import Server, launch_commands
+
+    question = evaluator.question
+    server = Server(
+        model=question.model,
+        plan=best.plan,
+        device=next(pool.device for pool in question.fleet.pools if pool.name == best.pool),
+        memory=best.memory,
+        longest=evaluator.max_length,
+    )
+    return launch_commands(server, _first(question.deployable_on, best.deployable) or ["vLLM"])
 
 
 def _first(wanted: tuple[str, ...], able: Iterable[str]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.objective import Objective
+from profiles.memory import Footprint
 from profiles.plan import Plan
 
 Metrics = dict[str, float | None]
@@ -29,6 +30,7 @@ class PlanResult:
     ``bound`` is in the objective's unit: no scheduler gets a better value out of this plan.
     ``placement`` names devices: per replica, per stage, (node, device indices).
     ``breakdown_s`` is busy time by cell and collective, summed over stages and replicas.
+    ``memory`` is that of the fullest device.
     """
 
     plan: Plan
@@ -44,6 +46,7 @@ class PlanResult:
     breakdown_s: dict[str, float]
     provenance: dict[str, float]
     wait_s: float
+    memory: Footprint
 
     @property
     def meets_slos(self) -> bool:

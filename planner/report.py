@@ -1,6 +1,7 @@
 """Answers as text, JSON and CSV. Formatting only: every number comes from the answer."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -68,6 +69,7 @@ def result_dict(result: PlanResult, rank: int) -> dict[str, Any]:
         ],
         "deployable": bool(result.deployable),
         "engines": dict(sorted(result.deployable.items())),
+        "memory": _memory_dict(result),
         "placement": [
             [[{"node": node, "devices": list(devices)} for node, devices in stage] for stage in replica]
             for replica in result.placement
@@ -292,6 +294,7 @@ def _winner(console: Any, answer: "Answer") -> None:
         million = hourly / ((m["generated_tokens_per_s"] or math.inf) * 3600) * 1e6
         _row(console, "cost", f"{quantity(usd, 'USD')}; {quantity(hourly, 'USD')} per hour, "
              f"{quantity(million, 'USD')} per million generated tokens")  # fmt: skip
+    _row(console, "memory", _memory_text(best))
     _row(console, "placement", placement_text(best))
     for engine, command, notes in answer.launch[:1]:
         _row(console, "launch", command)
@@ -325,6 +328,23 @@ def percentages(parts: dict[str, float]) -> dict[str, int]:
 
 def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1%}" if 0 < value < 0.1 else f"{value:.0%}"
+
+
+def _memory_dict(result: PlanResult) -> dict[str, float | None]:
+    """Bytes by use; no tokens where the model caches nothing and any number of them fits."""
+    held = dataclasses.asdict(result.memory)
+    return {**held, "kv_tokens": held["kv_tokens"] if held["kv_bytes"] else None}
+
+
+def _memory_text(result: PlanResult) -> str:
+    """What fills the fullest device."""
+    held = result.memory
+    parts = [("weights", held.weight_bytes), ("KV cache", held.kv_bytes),
+             ("activations", held.activation_bytes), ("reserve", held.reserve_bytes)]  # fmt: skip
+    words = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in parts)
+    rank = " an attention rank" if result.plan.attn_dp > 1 else ""
+    tokens = f"; the KV cache holds {held.kv_tokens:,} tokens{rank}" if held.kv_bytes else ""
+    return f"{words} a device{tokens}"
 
 
 def placement_text(result: PlanResult) -> str:

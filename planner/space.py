@@ -181,13 +181,25 @@ def _way_out(question: Question, pool: "Pool", core: tuple[str, ...]) -> str:
         return ""
     narrower = [name for name in ("fp8", "int4") if name not in question.options("weights")]
     for name in narrower if "weights" not in question.fix else ():
-        if _fits(dataclasses.replace(question, weight_formats=(name,), activation_formats=()), pool):
+        fewer = dataclasses.replace(question, weight_formats=(name,), activation_formats=())
+        if (not question.deployable or _has_kernels(fewer, pool)) and _fits(fewer, pool):
             return f" {name} weights would fit."
     for times in (2, 4, 8, 16):
         more = dataclasses.replace(pool, nodes=pool.nodes * times, free=pool.free * times)
         if _fits(question, more):
             return f" {more.devices} such devices would do."
     return ""
+
+
+def _has_kernels(question: Question, pool: "Pool") -> bool:
+    """Whether an engine serves the model in the question's formats on one of the pool's devices."""
+    layers = (len(question.model.decoder.layers),)
+    plans = (
+        Plan(layers_per_stage=layers, weight_format=weights, activation_format=activations)  # type: ignore[arg-type]
+        for weights, activations in question.pairs_of_formats(pool.device)
+    )
+    wanted = set(question.deployable_on or ENGINES)
+    return any(wanted & deployable(plan, question.model, pool.device).keys() for plan in plans)
 
 
 def _fits(question: Question, pool: "Pool") -> bool:

@@ -5,6 +5,7 @@ communication buffers inside it); what weights, peak activations and reserve lea
 All sizes are bytes of the fullest device (see ``profiles.shards``).
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from profiles.model import Attention, Block, FeedForward, Model, MoE, Stack
@@ -205,3 +206,42 @@ def kv_blocks(model: Model, plan: Plan, device: HasMemory) -> int:
         elif free <= 0:
             blocks = min(blocks, 0)
     return blocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Bytes of the device that is fullest with weights (cross-attention cache of fixed inputs among them);
+    ``kv_tokens`` are those that the KV cache of one attention rank holds."""
+
+    weight_bytes: float
+    activation_bytes: float
+    reserve_bytes: float
+    kv_bytes: float
+    kv_tokens: int
+
+
+def footprint(model: Model, plan: Plan, blocks: int) -> Footprint:
+    """What a device holds when a rank has ``blocks`` KV blocks, see ``kv_blocks``.
+
+    Examples
+    --------
+    >>> from profiles.huggingface import load_model
+    >>> held = footprint(load_model("llama-3.1-8b"), Plan(layers_per_stage=(32,)), 1000)
+    >>> f"{held.weight_bytes / 1e9:.1f} GB, {held.kv_bytes / 1e9:.1f} GB for {held.kv_tokens} tokens"
+    '16.1 GB, 2.1 GB for 16000 tokens'
+    """
+    stages = zip(
+        stage_weight_bytes(model, plan),
+        cross_kv_bytes(model, plan),
+        kv_bytes_per_token(model, plan),
+        strict=True,
+    )
+    weights, per_token = max((weights + cross, each) for weights, cross, each in stages)
+    tokens = blocks * plan.engine.block_size
+    return Footprint(
+        weight_bytes=weights,
+        activation_bytes=activation_bytes(model, plan),
+        reserve_bytes=reserve_bytes(plan),
+        kv_bytes=per_token * tokens,
+        kv_tokens=tokens,
+    )

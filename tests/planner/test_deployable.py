@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from planner.deploy import launch_commands
+from planner.deploy import Server, launch_commands
 from planner.deployable import ENGINES, deployable, verdicts
 from profiles.device import load_device
 from profiles.huggingface import load_model
+from profiles.memory import footprint
 from profiles.plan import EngineSettings, Plan
 
 H100, A100 = load_device("h100"), load_device("a100-sxm-80gb")
@@ -51,6 +52,8 @@ def test_layouts(model, widths, engines):
         (("bf16", "bf16", "int8"), H100, set()),
         (("int8", "int8", "int8"), H100, set()),
         (("bf16", "bf16", "bf16"), load_device("v100-sxm-32gb"), {"vLLM"}),
+        (("fp8", "bf16", "bf16"), load_device("v100-sxm-32gb"), set()),
+        (("bf16", "bf16", "fp8"), load_device("v100-sxm-32gb"), set()),
         (("bf16", "bf16", "bf16"), load_device("mi300x"), {"vLLM", "SGLang"}),
     ],
 )
@@ -88,8 +91,11 @@ def test_every_verdict_says_why():
         assert not runs and engine in words
 
 
-def commands(plan, model=LLAMA, engines=ENGINES):
-    return {engine: (command, notes) for engine, command, notes in launch_commands(model, plan, engines)}
+def commands(plan, model=LLAMA, engines=ENGINES, *, device=H100, blocks=60_000, longest=2000):
+    server = Server(
+        model=model, plan=plan, device=device, memory=footprint(model, plan, blocks), longest=longest
+    )
+    return {engine: (command, notes) for engine, command, notes in launch_commands(server, engines)}
 
 
 def test_limits_per_micro_batch_and_rank_become_those_of_a_server():
@@ -117,3 +123,42 @@ def test_an_uneven_split_is_named():
     uneven = commands(Plan(layers_per_stage=(11, 11, 10)))
     assert uneven["vLLM"][0].startswith("VLLM_PP_LAYER_PARTITION=11,11,10 ")
     assert uneven["SGLang"][0].startswith("SGLANG_PP_LAYER_PARTITION=11,11,10 ")
+
+
+def flag(command, name):
+    """Value of a flag, None where it is absent."""
+    words = command.split()
+    return words[words.index(name) + 1] if name in words else None
+
+
+def test_a_cache_smaller_than_the_context_limits_it():
+    """vLLM does not start when a request of the longest context does not fit its cache."""
+    plan, context = Plan(layers_per_stage=(32,)), LLAMA.max_positions
+    enough = -(-context // 16) * 10 // 9 + 1
+    names = {"vLLM": "--max-model-len", "SGLang": "--context-length", "TensorRT-LLM": "--max_seq_len"}
+    for engine, name in names.items():
+        assert flag(commands(plan, blocks=enough)[engine][0], name) is None
+        command, notes = commands(plan, blocks=2000)[engine]  # 32,000 tokens, sure of 28,800
+        assert flag(command, name) == str(28 * 1024)
+        assert any("holds 32,000 tokens" in note and f"{context:,}" in note for note in notes)
+        assert flag(commands(plan, blocks=2000, longest=31_000)[engine][0], name) == "31000"
+
+
+def test_memory_fractions_give_the_cache_that_was_simulated():
+    plan, memory = Plan(layers_per_stage=(32,)), H100.memory_bytes
+    said = commands(plan, blocks=20_000)
+    cache = 20_000 * 16 * LLAMA.kv_bytes_per_token("bf16")
+    weights = LLAMA.parameters() * 2
+    assert float(flag(said["vLLM"][0], "--gpu-memory-utilization")) == 0.9
+    static = float(flag(said["SGLang"][0], "--mem-fraction-static"))
+    assert static * memory == pytest.approx(weights + cache, rel=0.01)
+    held = footprint(LLAMA, plan, 20_000)
+    beside = weights + held.activation_bytes + held.reserve_bytes
+    fraction = float(flag(said["TensorRT-LLM"][0], "--kv_cache_free_gpu_memory_fraction"))
+    assert fraction * (memory - beside) == pytest.approx(cache, rel=0.01)
+
+
+def test_devices_without_bf16_compute_in_half():
+    plan = Plan(layers_per_stage=(32,))
+    assert flag(commands(plan, device=load_device("v100-sxm-32gb"))["vLLM"][0], "--dtype") == "half"
+    assert flag(commands(plan)["vLLM"][0], "--dtype") is None

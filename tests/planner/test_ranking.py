@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 
 from planner.objective import OBJECTIVES
 from planner.ranking import PlanResult, SloResult, pareto, rank, why_lost
+from profiles.memory import Footprint
 from profiles.plan import Plan
 
 LATENCY, THROUGHPUT = OBJECTIVES["latency"], OBJECTIVES["throughput"]
+
+NOTHING = Footprint(weight_bytes=1.0, activation_bytes=0.0, reserve_bytes=0.0, kv_bytes=0.0, kv_tokens=0)
 
 
 def result(value: float, *, slo_s: float = 0.0, rejected: int = 0, **metrics: float) -> PlanResult:
@@ -19,7 +22,7 @@ def result(value: float, *, slo_s: float = 0.0, rejected: int = 0, **metrics: fl
     return PlanResult(
         plan=plan, pool="p", device="d", placement=(), metrics=base | metrics, value=value, bound=0.0, bound_name="",
         slos=(SloResult(text="ttft_p99<=1s", value=slo_s, limit=1.0),), deployable={},
-        breakdown_s={"ffn": 3.0, "qkv": 1.0}, provenance={}, wait_s=0.1,
+        breakdown_s={"ffn": 3.0, "qkv": 1.0}, provenance={}, wait_s=0.1, memory=NOTHING,
     )  # fmt: skip
 
 

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import report
-from planner.deploy import launch_commands
+from planner.deploy import Server, launch_commands
 from planner.objective import OBJECTIVES
 from planner.pipeline import optimize, simulate_plan
 from planner.question import Question, parse_slo
+from profiles.device import load_device
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
+from profiles.memory import footprint
 from profiles.plan import Plan
 from traces.trace import Trace
 
@@ -351,10 +353,13 @@ def test_the_plan_in_words_says_what_its_limits_count():
 def test_launch_commands_carry_what_the_plan_says_or_say_that_they_do_not(engine):
     model = load_model("mixtral-8x7b")
     plan = Plan(layers_per_stage=(16, 16), attn_tp=2, attn_dp=2, ffn_ep=4, kv_format="fp8", clock_mhz=1200)
-    ((_, command, notes),) = launch_commands(model, plan, [engine])
+    server = Server(
+        model=model, plan=plan, device=load_device("h100"), memory=footprint(model, plan, 9000), longest=100
+    )
+    ((_, command, notes),) = launch_commands(server, [engine])
     said = " ".join([command, *notes])
     assert "\n" not in command and re.search(r" (8192|16384)\b", command)  # a rank, both
     assert re.search(r"pipeline-parallel-size 2|pp-size 2|pp_size 2", command)
     assert re.search(r"expert-parallel|ep-size 4|ep_size 4", command)
     assert "fp8" in said and "1200" in said
-    assert launch_commands(model, plan, ["unheard of"]) == []
+    assert launch_commands(server, ["unheard of"]) == []
