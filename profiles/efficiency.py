@@ -8,7 +8,8 @@
 tiles reach a small share of the peak, many a large one), ``pad_flops`` what is computed and thrown away,
 ``steps`` what one processor does in sequence, ``rows`` and ``streamed`` what the kernels before and after
 do. Every term grows with the load and shares are at most 1, so times are monotone and never below the
-ideal ones. Collectives have a law of their own, ``CollectiveLaw``.
+ideal ones. Only ``compute`` slows down with the clock: what launches, steps and rows take at lower ones was
+not measured. Collectives have a law of their own, ``CollectiveLaw``.
 
 ``efficiency.json`` holds the constants of each device, operation and format and the errors they leave;
 ``python -m tests.benchmarks.distil`` fits them (``docs/efficiency.md``). A device that was never measured
@@ -163,7 +164,7 @@ class Efficiency:
         >>> efficiency_of(load_device("h100")).words
         'roofline with efficiencies distilled from its measurements'
         >>> efficiency_of(load_device("l4")).words
-        'roofline with efficiencies borrowed from l40s (nearest ridge point of ada); l4 was never measured'
+        'roofline with efficiencies borrowed from l40s (nearest in size of the rtx family); l4 was never measured'
         """
         if not self.borrowed:
             return "roofline with efficiencies distilled from its measurements"
@@ -184,39 +185,45 @@ class Efficiency:
         return replace(wide, launch_us=wide.launch_us + QUANTIZE_LAUNCH_S * 1e6)
 
 
-def ridge(device: Device) -> float:
-    """FLOPs per byte at which memory and bf16 arithmetic take equally long, at peak."""
-    return device.flops("bf16") / device.bandwidth
-
-
-def generation(device: str) -> str | None:
-    """Architecture generation of a device that ships, None of any other."""
-    for name, members in _facts()["generations"].items():
+def family(device: str) -> str | None:
+    """Chips that run the same kernels alike, by the name of a device that ships; None of any other."""
+    for name, members in _facts()["families"].items():
         if device in members:
             return str(name)
     return None
 
 
-def efficiency_of(device: Device) -> Efficiency:
-    """The laws of a device: its own, else of the measured device of its generation (else of all) whose
-    ridge point is nearest.
+def distance(one: Device, other: Device) -> float:
+    """How unlike two devices are in size: |log| of the ratios of their bf16 peaks and bandwidths, added."""
+    return abs(math.log(one.flops("bf16") / other.flops("bf16"))) + abs(
+        math.log(one.bandwidth / other.bandwidth)
+    )
 
-    A borrower whose large matrix product or streaming bandwidth is known keeps its own in proportion.
-    Collectives are borrowed only between fabrics of one kind.
+
+def efficiency_of(device: Device) -> Efficiency:
+    """The laws of a device: its own, else those lent by its nearest kin.
 
     Examples
     --------
-    >>> [efficiency_of(load_device(name)).kin for name in ("h100-nvl", "a10", "rtx-4090", "mi300x")]
-    ['h200-sxm-141gb', 'a100-sxm-80gb', 'l40s', 'b200-sxm-180gb']
+    >>> [efficiency_of(load_device(name)).kin for name in ("h100-nvl", "a10", "v100", "mi300x")]
+    ['h100-sxm-80gb', 'l40s', 'a100-sxm-80gb', 'h200-sxm-141gb']
     """
-    measured: dict[str, Any] = _facts()["devices"]
-    if device.name in measured:
-        return _own(device.name, device.name, "")
-    age = generation(device.name)
-    alike = [name for name in measured if age is not None and generation(name) == age]
-    distance = {name: abs(math.log(ridge(load_device(name)) / ridge(device))) for name in alike or measured}
-    kin = load_device(min(distance, key=distance.__getitem__))
-    theirs = _own(device.name, kin.name, f"nearest ridge point of {age if alike else 'all measured'}")
+    measured = tuple(_facts()["devices"])
+    return _own(device.name, device.name, "") if device.name in measured else lent(device, measured)
+
+
+def lent(device: Device, lenders: tuple[str, ...]) -> Efficiency:
+    """The laws of the lender of the device's family (else of all) that is nearest by ``distance``.
+
+    Shares are the lender's in proportion to what large products and streaming reach on the two, as measured
+    or as ``profiles.device`` assumes. Collectives are lent only between fabrics of one kind.
+    """
+    name = family(device.name)
+    alike = [lender for lender in lenders if name is not None and family(lender) == name]
+    kin = min((load_device(lender) for lender in alike or lenders), key=lambda other: distance(device, other))
+    theirs = _own(
+        device.name, kin.name, f"nearest in size of {f'the {name} family' if alike else 'all measured'}"
+    )
     compute = _large(device) / _large(kin)
     memory = device.bandwidth_share / kin.bandwidth_share
     laws = {

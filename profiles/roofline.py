@@ -104,7 +104,7 @@ class Roofline:
             flops=2.0 * read * q_heads * width,
             moved=moved,
             idle_flops=2.0 * seen * q_heads * width * self.device.sm_count,
-            pad_flops=2.0 * read * kv_heads * width,
+            # No padding: rows added to a KV head grow as its bytes do, and a fit cannot tell one from the other.
             # Kernels that pack the query heads of a KV head also cut long contexts in parts; others walk.
             steps=seen * (kv_heads / q_heads) ** 2,
             rows=np.asarray(batch) * kv_heads,

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.distil                      # all devices, writes the file (10 s)
     python -m tests.benchmarks.distil h100 gemm decode     # fits these again, prints, writes nothing
+    python -m tests.benchmarks.distil kin                  # each device by the laws of its nearest kin
 
 Every law is fitted by robust least squares on log time (Levenberg-Marquardt on the logarithms of the
 constants, pseudo-Huber loss beyond 10 %), on a sample of three quarters of the measured shapes; errors are
@@ -20,22 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiles.device import Device, known_devices, load_device
-from profiles.efficiency import PATH, CollectiveLaw, Law, Work
+from profiles.efficiency import PATH, CollectiveLaw, Law, Work, efficiency_of, lent
 from profiles.fleet import homogeneous
 from profiles.ops import Cost, FloatArray
-from profiles.roofline import Roofline
+from profiles.roofline import TILE, Roofline
 from profiles.silicon import Silicon
 from profiles.silicon_tables import Table, load_table
 
-GENERATIONS = {
-    "volta": ["v100-pcie-16gb", "v100-sxm-16gb", "v100-sxm-32gb"],
-    "ampere": ["a10", "a100-pcie-80gb", "a100-sxm-40gb", "a100-sxm-80gb"],
-    "ada": ["l4", "l40s", "rtx-4090"],
+FAMILIES = {
+    "v100-a100": [
+        "v100-pcie-16gb", "v100-sxm-16gb", "v100-sxm-32gb", "a100-pcie-80gb", "a100-sxm-40gb", "a100-sxm-80gb",
+    ],
+    "rtx": ["a10", "l4", "l40s", "rtx-4090", "rtx-pro-6000-96gb"],
     "hopper": ["h100-nvl-94gb", "h100-pcie-80gb", "h100-sxm-80gb", "h200-sxm-141gb"],
-    "blackwell": ["b200-sxm-180gb", "gb200-nvl72", "rtx-pro-6000-96gb"],
+    "blackwell": ["b200-sxm-180gb", "gb200-nvl72"],
     "cdna3": ["mi300x", "mi325x"],
-}
-"""Architecture generations, as the vendors name them."""
+}  # fmt: skip
+"""Chips for which kernels are written alike. ``rtx`` has compute capabilities 8.6, 8.9 and 12.0: laws of L40S
+and RTX PRO 6000 predict each other twice as well as either's of a data center chip of its generation."""
 
 SAMPLE = 6000
 """Points of a fit: drawn evenly over the measured shapes that it may see."""
@@ -47,12 +50,17 @@ Ask = Callable[[Roofline, tuple[int, ...], list[NDArray[np.int64]]], Cost]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A law: the table it is fitted on, and how the roofline is asked for a site of it."""
+    """A law: the table it is fitted on, and how the roofline is asked for a site of it.
+
+    Padding adds at most a tile of rows, or a fit takes it for the weights' bytes, which grow alike. Only
+    MLA may have more: what a cached token takes once for all heads, such as widening it from fp8.
+    """
 
     operation: str
     table: str
     formats: dict[str, dict[str, str]]  # ours -> rows of the table
     ask: Callable[[str], Ask]
+    most_pad: float = TILE
 
 
 def _gemm(form: str) -> Ask:
@@ -100,7 +108,7 @@ CASES = [
         ask=lambda kv: lambda r, s, x: r.mla_prefill(*x, heads=s[0], kv=kv, **MLA),
     ),
     Case(
-        operation="mla_decode", table="mla_decode", formats=_KV,
+        operation="mla_decode", table="mla_decode", formats=_KV, most_pad=1e3,
         ask=lambda kv: lambda r, s, x: r.mla_decode(*x, heads=s[0], kv=kv, **MLA),
     ),
     Case(
@@ -120,7 +128,7 @@ START = Law(
     launch_us=5.0, compute=0.7, memory=0.8, sharpness=3.0, idle=0.1, pad=1.0, step_ns=0.1, row_ns=1.0, stream=0.5,
 )  # fmt: skip
 LOW = np.array([1.0, 0.02, 0.02, 1.0, 1e-6, 1e-6, 1e-6, 1e-6, 0.02])
-HIGH = np.array([1e3, 1.0, 1.0, 8.0, 1e2, 1e3, 1e4, 1e4, 1.0])
+HIGH = np.array([1e3, 1.0, 1.0, 8.0, 1e2, TILE, 1e4, 1e4, 1.0])
 
 COUNTS = {
     "idle": "idle_flops", "pad": "pad_flops", "step_ns": "steps", "row_ns": "rows", "stream": "streamed",
@@ -240,8 +248,9 @@ def shortened(values: FloatArray) -> list[float]:
     return [0.0 if abs(v) < 2e-5 else float(f"{v:.3g}") for v in values.tolist()]
 
 
-def fitted(device: Device, points: Points) -> Law:
+def fitted(device: Device, points: Points, most_pad: float = TILE) -> Law:
     """The law of one operation and format from the points that may be seen."""
+    high = np.where(np.array(NAMES) == "pad", most_pad, HIGH)
     peak, bandwidth = device.flops(points.work.form), device.bandwidth
     ideal = np.maximum(points.work.flops / peak, points.work.moved / bandwidth)
     usable = np.flatnonzero(points.seen & (points.seconds >= ideal))
@@ -257,7 +266,7 @@ def fitted(device: Device, points: Points) -> Law:
 
     found = least_squares(
         lambda values: law(values).seconds(work, peak, bandwidth),
-        np.array(astuple(START))[free], LOW[free], HIGH[free], log_seconds,
+        np.array(astuple(START))[free], LOW[free], high[free], log_seconds,
     )  # fmt: skip
     return Law(**dict(zip(NAMES, shortened(np.array(astuple(law(found)))), strict=True)))
 
@@ -342,7 +351,7 @@ def distilled(device: Device, operations: tuple[str, ...] = ()) -> dict[str, lis
         if operations and case.operation not in operations:
             continue
         for form, points in tables(device, case):
-            law = fitted(device, points)
+            law = fitted(device, points, case.most_pad)
             unseen, seen = (errors(device, points, law, which) for which in (False, True))
             keep(f"{case.operation} {form}", law, unseen, seen)
     for kind in COLLECTIVES:
@@ -351,13 +360,35 @@ def distilled(device: Device, operations: tuple[str, ...] = ()) -> dict[str, lis
     return rows
 
 
+def by_kin() -> None:
+    """Errors of every measured device if it had to borrow, beside those of its own laws on the same points."""
+    measured = [device for device in map(load_device, known_devices()) if device.silicon_system is not None]
+    for device in measured:
+        own = efficiency_of(device)
+        theirs = lent(device, tuple(other.name for other in measured if other is not device))
+        for case in CASES:
+            for form, points in tables(device, case):
+                row = []
+                for laws in (own, theirs):
+                    law = laws.law(case.operation, form)
+                    seconds = law.seconds(points.work, device.flops(points.work.form), device.bandwidth)
+                    row.append("{:7.1%}{:7.1%}".format(*error_of(seconds, points.seconds)))
+                print(f"{device.name:18s}{case.operation:12s}{form:5s}{'  '.join(row)}  {theirs.kin}")
+
+
 def main(name: str = "", *operations: str) -> None:
+    if name == "kin":
+        by_kin()
+        return
     print(f"{'device':18s}{'law':18s}unseen: 50, 90%  seen: 50, 90%  {' '.join(NAMES)}")
     if name:
         distilled(load_device(name), operations)
         return
-    devices = [load_device(n) for n in known_devices()]
-    measured = {d.name: distilled(d) for d in devices if d.silicon_system is not None}
+    measured = {
+        device.name: distilled(device)
+        for device in map(load_device, known_devices())
+        if device.silicon_system is not None
+    }
     write(measured)
 
 
@@ -370,8 +401,8 @@ def write(measured: dict[str, dict[str, list[float]]]) -> None:
 
     devices = ",\n".join(f'  "{name}": {{\n{block(rows, "   ")}\n  }}' for name, rows in measured.items())
     head = {"source": source, "law": list(NAMES), "collective": [f.name for f in fields(CollectiveLaw)]}
-    generations = block(GENERATIONS, "  ")
-    text = f'{{\n{block(head, " ")},\n "generations": {{\n{generations}\n }},\n "devices": {{\n{devices}\n }}\n}}\n'
+    families = block(FAMILIES, "  ")
+    text = f'{{\n{block(head, " ")},\n "families": {{\n{families}\n }},\n "devices": {{\n{devices}\n }}\n}}\n'
     PATH.write_text(text, encoding="utf-8")
 
 
