@@ -114,6 +114,15 @@ def question_options(command: F) -> F:
     return command
 
 
+def plan_options(command: F) -> F:
+    """Of ``question_options`` those that also make sense where every scheduler is compared on one plan."""
+    own: list[click.Parameter] = list(getattr(command, "__click_params__", []))
+    params: list[click.Parameter] = question_options(command).__click_params__  # type: ignore[attr-defined]
+    unused = ("objective", "slos", "preemption", "queue", "seed", "as_csv")
+    params[len(own) :] = [p for p in params[len(own) :] if p.name not in unused]
+    return command
+
+
 @main.command(
     epilog=example(
         "zenith optimize --model llama-3.1-8b --device h100-sxm-80gb --gpus 4",
@@ -189,6 +198,31 @@ def simulate(**options: Any) -> None:
     from planner import commands
 
     show(commands.simulate(options, progress=progress))
+
+
+@main.command(
+    epilog=example(
+        "zenith bound --model llama-3.1-8b --device l40s --gpus 1 --plan tp=1",
+        "--trace traces/samples/chat.csv",
+    )
+)
+@plan_options
+@click.option("--plan", required=True, help="Axes of the plan, e.g. tp=8,budget=2048 (docs/plans.md).")
+@click.option(
+    "--objective",
+    type=click.Choice(["makespan", "latency", "ttft", "energy"]),
+    default="latency",
+    help="What is bounded.",
+)
+@click.option("--window", help="Only requests that arrive so long after the first, e.g. 60s.")
+def bound(**options: Any) -> None:
+    """Show how far each scheduler is from the best that any could do, and why.
+
+    Exits 0 with the table, 2 on bad input, 3 when the plan does not fit.
+    """
+    from planner import commands
+
+    show(commands.bound(options, progress=progress))
 
 
 @main.command(epilog=example("zenith validate traces/samples/campaign --device l40s"))

@@ -66,11 +66,7 @@ def simulate(options: Options, *, progress: Progress) -> Reply:
     from planner import pipeline
 
     question = _question(options, progress)
-    axes = parse_axes(options["plan"])
-    if "weights" in axes and "activations" not in axes:
-        device = question.fleet.pools[0].device
-        axes = {**axes, "activations": activations_for(str(axes["weights"]), device)}
-    plan = plan_from_axes(question.model, axes, _defaults(question))
+    plan = _plan(question, options["plan"])
     check_engine(plan.engine)
     answer, outcome = pipeline.simulate_plan(
         question, plan, tables=options["tables"], silicon=not options["no_silicon"]
@@ -81,6 +77,39 @@ def simulate(options: Options, *, progress: Progress) -> Reply:
 
         write_whole(options["requests"], records_csv(outcome).encode())
     return _reply(answer, options, top=None)
+
+
+def bound(options: Options, *, progress: Progress) -> Reply:
+    """``zenith bound``: every scheduler on one plan, beside what none can beat."""
+    from planner import bound_report, bound_text
+    from traces.write import write_whole
+
+    window_s = bound_report.parse_window(options["window"]) if options["window"] else None
+    unasked = {"objective": "latency", "slos": (), "preemption": "recompute", "queue": "fcfs", "seed": 0}
+    question = _question({**options, **unasked, "as_csv": False}, progress)
+    found = bound_report.bound_report(
+        question,
+        _plan(question, options["plan"]),
+        options["objective"],
+        window_s=window_s,
+        tables=options["tables"],
+        silicon=not options["no_silicon"],
+        progress=progress,
+    )
+    if options["output"]:
+        write_whole(options["output"], (bound_text.to_json(found) + "\n").encode())
+    if options["as_json"]:
+        return Reply(text=bound_text.to_json(found))
+    return Reply(text=bound_text.to_text(found, colour=_colour()))
+
+
+def _plan(question: Question, text: str) -> Any:
+    """The plan that ``--plan`` names."""
+    axes = parse_axes(text)
+    if "weights" in axes and "activations" not in axes:
+        device = question.fleet.pools[0].device
+        axes = {**axes, "activations": activations_for(str(axes["weights"]), device)}
+    return plan_from_axes(question.model, axes, _defaults(question))
 
 
 def _reply(answer: Any, options: Options, *, top: int | None) -> Reply:
