@@ -5,9 +5,11 @@ One small function per step of the design; nothing here prints. ``optimize`` ans
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from planner.question import Question, Slo
 from planner.ranking import PlanResult, SloResult, rank
 from planner.shares import TraceStats
 from planner.space import plans_of
+from planner.store import Store, array_bytes, content, space_content, trace_content
 from planner.verify import Bounded, Certificate, verify
 from profiles.compile import Compiler
 from profiles.engine import load_engine
@@ -73,71 +76,131 @@ class Evaluator:
         Directory of CSV operation tables in APEX+'s format, before anything else; None for none.
     silicon
         Use the measured tables of ``aiconfigurator-core`` where it is installed and knows the device.
+    store
+        Shared with evaluators of other questions; None keeps no tables and no simulations.
     """
 
-    def __init__(self, question: Question, *, tables: Path | None = None, silicon: bool = True) -> None:
+    def __init__(
+        self, question: Question, *, tables: Path | None = None, silicon: bool = True,
+        store: Store | None = None,
+    ) -> None:  # fmt: skip
         self.question = question
+        self.store = store or Store(most_bytes=0)
         self.objective = OBJECTIVES[question.objective]
         self.stats = TraceStats(question.trace)
         trace = question.trace
         self.max_length = int((trace.prompt_tokens + trace.output_tokens).max())
         self.sources: list[str] = []
-        self.compilers = [self._compiler(pool, tables, silicon) for pool in question.fleet.pools]
-        self._bounds: dict[tuple[int, Plan], PlanBound] = {}
+        self._last: tuple[Candidate, PlanBounds] | None = None
+        self.trace_key = trace_content(trace)
+        self.profiles = [
+            content(question.model, pool.device, pool.power_cap_w, question.engine, tables, silicon)
+            for pool in question.fleet.pools
+        ]
+        self.compilers: list[Compiler] = []
+        for pool, key in zip(question.fleet.pools, self.profiles, strict=True):
+            make = partial(self._compiler, pool, tables, silicon)
+            compiler, words = self.store.get("profile", key, make)
+            self.compilers.append(compiler)
+            self.sources.append(words)
 
-    def _compiler(self, pool: Pool, tables: Path | None, silicon: bool) -> Compiler:
+    def _compiler(self, pool: Pool, tables: Path | None, silicon: bool) -> tuple[Compiler, str]:
         operations, words = operations_of(pool, self.question.model, tables=tables, silicon=silicon)
         power = PowerModel(pool.device, cap_w=pool.power_cap_w)
         watts = (
             "fitted to runs" if power.fitted_on == pool.device.name else f"modelled after {power.fitted_on}"
         )
-        self.sources.append(f"{pool.device.name}: {words}, power {watts}")
-        return Compiler(
+        compiler = Compiler(
             self.question.model,
             pool.device,
             operations,
             engine=load_engine(self.question.engine),
             power=power,
         )
+        return compiler, f"{pool.device.name}: {words}, power {watts}"
+
+    def _links(self, candidate: Candidate) -> dict[str, Any]:
+        """Of the placement: inside an attention rank, a feed-forward group, and between stages."""
+        plan, pool = candidate.plan, self.question.fleet.pools[candidate.pool]
+        placed = candidate.placement
+        return {
+            "link_tensor": pool.link(plan.attn_tp, placed.tensor_nodes),
+            "link_ffn": pool.link(plan.ffn_tp * plan.ffn_ep, placed.ffn_nodes),
+            "stage_links": tuple(pool.link(2, 2 if crosses else 1) for crosses in placed.crossings),
+        }
+
+    def step_key(self, candidate: Candidate) -> tuple[object, ...]:
+        """All that the cost tables of one replica follow from."""
+        links = tuple(self._links(candidate).values())
+        return self.profiles[candidate.pool], candidate.plan, links, self.max_length
 
     def step(self, candidate: Candidate) -> StepCost:
         """The cost tables of one replica, with the links of the placement."""
-        plan, pool = candidate.plan, self.question.fleet.pools[candidate.pool]
-        placed = candidate.placement
-        return self.compilers[candidate.pool].compile(
-            plan,
-            link_tensor=pool.link(plan.attn_tp, placed.tensor_nodes),
-            link_ffn=pool.link(plan.ffn_tp * plan.ffn_ep, placed.ffn_nodes),
-            stage_links=tuple(pool.link(2, 2 if crosses else 1) for crosses in placed.crossings),
-            max_length=self.max_length,
+        return self.store.get(
+            "cost tables",
+            self.step_key(candidate),
+            lambda: self.compilers[candidate.pool].compile(
+                candidate.plan, **self._links(candidate), max_length=self.max_length
+            ),
+            size=array_bytes,
         )
 
     def bounded(self, candidate: Candidate) -> Bounded[Candidate]:
         """The plan with its bound, and whether an SLO is proven out of its reach."""
-        bounds = PlanBounds(self.step(candidate), candidate.plan, self.stats)
-        bound = self._bound(candidate, bounds)
         hopeless = any(
-            bounds.bound(name).value > slo.limit_s
+            self.bound(candidate, name).value > slo.limit_s
             for slo in self.question.slos
             if (name := bound_name(slo)) is not None
         )
+        bound = self.objective_bound(candidate)
         return Bounded(item=candidate, bound=self.objective.score(bound.value), hopeless=hopeless)
 
-    def _bound(self, candidate: Candidate, bounds: PlanBounds) -> PlanBound:
-        """What no scheduler of this plan beats in the objective; kept until the plan is simulated."""
-        bound = bounds.bound(
-            self.question.objective,
-            slo_s=goodput_limits(self.question.slos),
-            device_usd_per_s=(self._price_usd(candidate.pool) or 0.0) / 3600,
+    def objective_bound(self, candidate: Candidate) -> PlanBound:
+        """What no scheduler of this plan beats in the objective."""
+        limits = goodput_limits(self.question.slos) if self.objective.name == "goodput" else {}
+        usd = self._price_usd(candidate.pool) if self.objective.name == "cost" else None
+        return self.bound(candidate, self.objective.name, limits, (usd or 0.0) / 3600)
+
+    def bound(
+        self, candidate: Candidate, name: str, slo_s: Mapping[str, float] | None = None,
+        device_usd_per_s: float = 0.0,
+    ) -> PlanBound:  # fmt: skip
+        """A bound of ``planner.bounds`` by its name."""
+        limits = slo_s or {}
+        key = (
+            self.step_key(candidate),
+            self.trace_key,
+            name,
+            tuple(sorted(limits.items())),
+            device_usd_per_s,
         )
-        self._bounds[candidate.pool, candidate.plan] = bound
-        return bound
+        return self.store.get(
+            "bound",
+            key,
+            lambda: self._plan_bounds(candidate).bound(name, slo_s=limits, device_usd_per_s=device_usd_per_s),
+        )
+
+    def _plan_bounds(self, candidate: Candidate) -> PlanBounds:
+        """Of the plan asked for last: its bounds share most of their work."""
+        last = self._last
+        if last is None or last[0] != candidate:
+            last = (candidate, PlanBounds(self.step(candidate), candidate.plan, self.stats))
+            self._last = last
+        return last[1]
 
     def simulated(self, candidate: Candidate) -> tuple[float, bool, PlanResult]:
         """Score (lower is better), whether every SLO is met and every request served, and the record."""
-        step, plan = self.step(candidate), candidate.plan
-        return self.judged(
-            candidate, step, simulate(self.question.trace, step, plan.engine, replicas=plan.replicas)
+        step = self.step(candidate)
+        return self.judged(candidate, step, self.outcome(candidate, step))
+
+    def outcome(self, candidate: Candidate, step: StepCost) -> Outcome:
+        """What happens when the plan serves the trace."""
+        plan = candidate.plan
+        return self.store.get(
+            "simulation",
+            (self.step_key(candidate), self.trace_key),
+            lambda: simulate(self.question.trace, step, plan.engine, replicas=plan.replicas),
+            size=array_bytes,
         )
 
     def judged(
@@ -162,9 +225,7 @@ class Evaluator:
         )
         value = values[self.objective.metric]
         assert value is not None, "Question refuses objectives that a pool cannot have"
-        bound = self._bounds.get((candidate.pool, plan))
-        if bound is None:
-            bound = self._bound(candidate, PlanBounds(step, plan, self.stats))
+        bound = self.objective_bound(candidate)
         served = outcome.served
         waits = outcome.scheduled_ps[served] - outcome.arrival_ps[served]
         result = PlanResult(
@@ -189,10 +250,7 @@ class Evaluator:
         """How near to an SLO any scheduler of any plan can get, in words."""
         name = bound_name(slo)
         assert name is not None
-        best = min(
-            PlanBounds(self.step(candidate), candidate.plan, self.stats).bound(name).value
-            for candidate in candidates
-        )
+        best = min(self.bound(candidate, name).value for candidate in candidates)
         return f"{slo.text}: no plan gets below {best * 1e3:.3g} ms"
 
     def _price_usd(self, pool: int) -> float | None:
@@ -256,14 +314,16 @@ def check_clocks(pool: Pool, clocks: Iterable[int]) -> None:
             raise InputError(f"clock {clock} MHz: {pool.device.name} is known from {lowest} to {highest} MHz")
 
 
-def candidates_of(question: Question) -> list[Candidate]:
-    """Every feasible plan of every pool, placed.
+def candidates_of(question: Question, store: Store | None = None) -> list[Candidate]:
+    """Every feasible plan of every pool, placed; enumerated once for all questions of a store.
 
     Raises
     ------
     NoFeasiblePlan
         When no pool has one: the reasons of each.
     """
+    if store is not None:
+        return store.get("plan space", space_content(question), lambda: candidates_of(question))
     found: list[Candidate] = []
     reasons: list[str] = []
     for i, pool in enumerate(question.fleet.pools):
@@ -287,9 +347,9 @@ def candidates_of(question: Question) -> list[Candidate]:
 def optimize(
     question: Question, *, max_simulations: int | None = None, time_limit_s: float | None = None,
     everything: bool = False, workers: int = 1, tables: Path | None = None, silicon: bool = True,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] = lambda text: None, store: Store | None = None,
 ) -> Answer:  # fmt: skip
-    """The certified answer to a question.
+    """The certified answer to a question; a ``store`` shares work with other questions.
 
     Raises
     ------
@@ -298,9 +358,9 @@ def optimize(
     """
     question, notes = fitted(question)
     progress("enumerating plans")
-    candidates = candidates_of(question)
+    candidates = candidates_of(question, store)
     progress(f"{len(candidates)} feasible plans; bounding")
-    evaluator = Evaluator(question, tables=tables, silicon=silicon)
+    evaluator = Evaluator(question, tables=tables, silicon=silicon, store=store)
     bounded = []
     for candidate in candidates:
         bounded.append(evaluator.bounded(candidate))

@@ -81,9 +81,14 @@ def result_dict(result: PlanResult, rank: int) -> dict[str, Any]:
 
 def to_json(answer: "Answer") -> str:
     """The whole answer; the schema is ``planner/answer.schema.json``."""
+    return json.dumps(answer_dict(answer), indent=2, allow_nan=False)
+
+
+def answer_dict(answer: "Answer") -> dict[str, Any]:
+    """The whole answer, as in the published schema."""
     certificate = answer.certificate
     objective = answer.objective
-    document = {
+    return {
         "schema": "zenith-answer-1",
         "question": answer.question,
         "objective": {"name": objective.name, "metric": objective.metric, "unit": objective.unit},
@@ -101,7 +106,6 @@ def to_json(answer: "Answer") -> str:
         "launch": [{"engine": e, "command": c, "notes": n} for e, c, n in answer.launch],
         "notes": answer.notes,
     }
-    return json.dumps(document, indent=2, allow_nan=False)
 
 
 def to_csv(answer: "Answer") -> str:
