@@ -219,7 +219,7 @@ def lent(device: Device, lenders: tuple[str, ...]) -> Efficiency:
     or as ``profiles.device`` assumes. Collectives are lent only between fabrics of one kind.
     """
     name = family(device.name)
-    alike = [lender for lender in lenders if name is not None and family(lender) == name]
+    alike = [lender for lender in lenders if family(lender) == name]
     kin = min((load_device(lender) for lender in alike or lenders), key=lambda other: distance(device, other))
     theirs = _own(
         device.name, kin.name, f"nearest in size of {f'the {name} family' if alike else 'all measured'}"

@@ -153,7 +153,6 @@ class Roofline:
         balanced = m * top_k / ep
         pairs = balanced if self.routing == "balanced" else busiest_pairs(m, top_k, experts, ep)
         hit = experts_hit(pairs * ep / top_k, top_k, experts) / ep
-        hit = np.minimum(hit, pairs)
         a = FORMAT_BYTES[activation]
         rows = m * top_k  # of all devices: the engines' element-wise kernels do not skip strangers' rows
         work = Work(

@@ -77,6 +77,26 @@ def test_a_device_of_twice_the_rates_takes_half_of_what_they_bind(law, work, sca
     assert faster * scale == pytest.approx(busy, rel=1e-6, abs=1e-12)
 
 
+def test_every_constant_has_its_place():
+    law = Law(
+        launch_us=3.0, compute=0.5, memory=0.8, sharpness=2.0, idle=2.0, pad=3.0, step_ns=7.0, row_ns=11.0,
+        stream=0.25,
+    )  # fmt: skip
+    work = Work(flops=1e9, moved=1.6e6, idle_flops=2e8, pad_flops=1e8, steps=400.0, rows=100.0, streamed=5e5)
+    compute, memory, steps = 1.7e9 / 0.5e15, 1.6e6 / 0.8e12, 2.8e-6
+    busy = math.sqrt(compute**2 + memory**2 + steps**2)
+    assert float(law.seconds(work, 1e15, 1e12)) == pytest.approx(3e-6 + busy + 1.1e-6 + 2e-6, rel=1e-12)
+
+
+def test_every_constant_of_a_collective_has_its_place():
+    law = CollectiveLaw(launch_us=4.0, step_us=0.5, share=0.8, crowd=0.5, ramp_us=6.0, ramp_mb=2.0)
+    payload, wire = np.array([2e6]), np.array([3e6])
+    assert law.seconds(2, payload, wire, 1e11) == pytest.approx((4 + 0.5 + 3 + 37.5) * 1e-6)
+    assert law.seconds(8, payload, wire, 1e11) == pytest.approx((4 + 3.5 + 3 + 75) * 1e-6)
+    few = replace(law, crowd=-3.0)  # no link is used beyond its bandwidth
+    assert few.seconds(4, payload, wire, 1e11) == pytest.approx((4 + 1.5 + 3 + 30) * 1e-6)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"compute": 1.01}, {"memory": 0.0}, {"sharpness": 0.9}, {"launch_us": 0.0}, {"idle": -1.0},
@@ -204,6 +224,7 @@ def test_formats_that_were_not_measured_fall_back():
     a100 = efficiency_of(load_device("a100"))
     wide = a100.law("gemm", "bf16")
     assert a100.law("gemm", "int8").launch_us == pytest.approx(wide.launch_us + 2.2)
+    assert a100.law("gemm", "fp8") == a100.law("gemm", "int8")
     assert a100.law("decode", "fp8") == a100.law("decode", "bf16")
     assert a100.law("encoder", "bf16") == a100.law("prefill", "bf16")
     h100 = efficiency_of(load_device("h100"))

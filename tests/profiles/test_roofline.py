@@ -1,11 +1,15 @@
 """Roofline: physical laws of every operation, MoE against a simulated router, clocks, measured shares."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profiles.collectives import collective_s, nccl_s
 from profiles.device import known_devices, load_device
+from profiles.efficiency import Work
 from profiles.fleet import homogeneous
 from profiles.ops import MODELLED, Cost
 from profiles.plan import FORMAT_BYTES
@@ -218,6 +222,121 @@ def test_bf16_products_are_near_the_measured_tables(system, name):
     for low, high in ((1, 16), (64, 512), (1024, 32768)):
         inside = np.array(ratios)[:, (rows >= low) & (rows <= high)]
         assert 0.75 < np.nanmedian(inside) < 1.25, (low, high)
+
+
+class Counted(Roofline):
+    """A roofline that keeps what it counts."""
+
+    def _cost(self, operation, form, work, there):
+        self.law, self.work = f"{operation} {form}", work
+        return super()._cost(operation, form, work, there)
+
+
+SMS = load_device("h100").sm_count
+TEN, FOUR = np.array([10]), np.array([4])
+
+
+@pytest.mark.parametrize(
+    ("ask", "law", "expected"),
+    [
+        (lambda r: r.gemm(TEN, n=30, k=20, weight="bf16", activation="bf16"), "gemm bf16",
+         {"flops": 12000, "moved": 2 * (600 + 200 + 300), "idle_flops": 40 * 128**2 * SMS, "steps": 20}),
+        (lambda r: r.gemm(TEN, n=30, k=20, weight="fp8", activation="fp8"), "gemm fp8",
+         {"form": "fp8", "flops": 12000, "moved": 600 + 200 + 600, "idle_flops": 40 * 128**2 * SMS,
+          "steps": 20, "rows": 10, "streamed": 200 * 3}),
+        (lambda r: r.gemm(TEN, n=30, k=20, weight="int4", activation="bf16"), "gemm bf16",
+         {"flops": 12000, "moved": 300 + 400 + 600, "idle_flops": 40 * 128**2 * SMS, "steps": 20}),
+        (lambda r: r.gemm(TEN, n=30, k=20, weight="fp8", activation="bf16"), "gemm bf16",
+         {"flops": 12000, "moved": 600 + 400 + 600, "idle_flops": 40 * 128**2 * SMS, "steps": 20}),
+        (lambda r: r.prefill_attention(TEN, causal=True, **HEADS), "prefill bf16",
+         {"flops": 2 * 55 * 8 * 256, "moved": 10 * 256 * (16 + 4), "idle_flops": 20 * 128 * 256 * SMS,
+          "pad_flops": 2 * 55 * 8 * 128, "steps": 10}),
+        (lambda r: r.prefill_attention(TEN, causal=True, **(HEADS | {"kv": "fp8", "window": 4})),
+         "prefill fp8",
+         {"flops": 2 * 34 * 8 * 256, "moved": 10 * 256 * (16 + 2), "idle_flops": 8 * 128 * 256 * SMS,
+          "pad_flops": 2 * 34 * 8 * 128, "steps": 4}),
+        (lambda r: r.prefill_attention(TEN, causal=False, **(HEADS | {"kv": "fp8"})), "encoder bf16",
+         {"flops": 2 * 100 * 8 * 256, "moved": 10 * 256 * (16 + 2), "idle_flops": 20 * 128 * 256 * SMS,
+          "pad_flops": 2 * 100 * 8 * 128, "steps": 10}),
+        (lambda r: r.decode_attention(FOUR, TEN, **HEADS), "decode bf16",
+         {"flops": 2 * 40 * 8 * 256, "moved": 40 * 2 * 256 * 2 + 4 * 8 * 256 * 2,
+          "idle_flops": 2 * 10 * 8 * 256 * SMS, "steps": 10 / 16, "rows": 8}),
+        (lambda r: r.mla_prefill(TEN, **MLA), "mla_prefill bf16",
+         {"flops": 2 * 55 * 16 * 320, "moved": 10 * (4 * 16 * 320 + 2 * 576),
+          "idle_flops": 20 * 128 * 320 * SMS, "pad_flops": 2 * 55 * 16 * 128, "steps": 10}),
+        (lambda r: r.mla_decode(FOUR, TEN, **(MLA | {"kv": "fp8"})), "mla_decode fp8",
+         {"flops": 2 * 40 * 16 * 1088, "moved": 40 * 576 + 4 * 16 * 1088 * 2,
+          "idle_flops": 2 * 10 * 16 * 1088 * SMS, "pad_flops": 2 * 40 * 1088, "steps": 10, "rows": 4}),
+        # Of 8 experts 2 are here; 10 tokens of 2 pairs each send 5 pairs here and hit all but 0.75^10 of the 2.
+        (lambda r: r.moe(TEN, hidden=16, inner=24, experts=8, top_k=2, tp=3, ep=4, gated=True,
+                         weight="int4", activation="bf16"), "moe int4",
+         {"flops": 2 * 5 * 384, "moved": 2 * (1 - 0.75**10) * 384 / 2 + 5 * 16 * 4,
+          "idle_flops": 32 * 128**2 * SMS, "pad_flops": 2 * 2 * (1 - 0.75**10) * 384, "steps": 2,
+          "streamed": 20 * (24 + 16) * 2}),
+        (lambda r: r.moe(TEN, hidden=16, inner=24, experts=8, top_k=2, tp=1, ep=4, gated=False,
+                         weight="fp8", activation="fp8"), "moe fp8",
+         {"form": "fp8", "flops": 2 * 5 * 768, "moved": 2 * (1 - 0.75**10) * 768 + 5 * 16 * 3,
+          "idle_flops": 32 * 128**2 * SMS, "pad_flops": 2 * 2 * (1 - 0.75**10) * 768, "steps": 2,
+          "streamed": 20 * (48 + 16) * 2}),
+    ],
+)  # fmt: skip
+def test_what_is_counted(ask, law, expected):
+    """By hand; heads of 128 + 128, two KV heads of 8 queries, see ``HEADS``; MLA 512 + 64 and 512 wide."""
+    roof = Counted(load_device("h100"), routing="balanced")
+    cost = ask(roof)
+    assert roof.law == law
+    for field in fields(Work):
+        value, there = expected.get(field.name, field.default), getattr(roof.work, field.name)
+        assert there == value if field.name == "form" else there == pytest.approx(value), field.name
+    assert cost.flops == pytest.approx(expected["flops"])
+    assert cost.bytes == pytest.approx(expected["moved"] + expected.get("streamed", 0.0))
+
+
+def test_streams_and_collectives_are_counted_exactly():
+    device, pool = load_device("h100"), homogeneous("h100", nodes=2).pools[0]
+    cost = roofline().stream(np.array([1e6]))
+    assert cost.seconds == pytest.approx(3e-6 + 1e6 / device.sustained_bandwidth) and cost.bytes == 1e6
+    payload, one, two = np.array([0.0, 1e5, 1e8]), pool.link(8, 1), pool.link(16, 2)
+    for kind, turns in (("all_reduce", 2), ("all_gather", 1), ("reduce_scatter", 1), ("all_to_all", 1)):
+        law = roofline().efficiency.collectives[kind]
+        expected = law.seconds(8, payload, turns * payload * 7 / 8, one.intra_bandwidth)
+        alone = roofline().collective(kind, payload, one)
+        assert alone.seconds == pytest.approx([0, *expected[1:]]) and (alone.bytes == 2 * payload).all()
+        if kind == "all_to_all":  # most of it leaves the node, which no law knows of
+            expected = collective_s(kind, payload, two)
+        else:
+            expected = expected + nccl_s(kind, payload, two) - nccl_s(kind, payload, one)
+        apart = roofline().collective(kind, payload, two).seconds
+        assert apart == pytest.approx([0, *expected[1:]])
+
+
+def test_extremes_stay_finite_and_ordered():
+    """From nothing to 10^9 tokens; windows beyond the prompt; groups with less than an expert each."""
+    loads = np.array([0, 1, 1000, 10**6, 10**9])
+    wide, full = (
+        roofline().prefill_attention(loads, causal=True, **(HEADS | {"window": window}))
+        for window in (10**12, 0)
+    )
+    assert (wide.seconds == full.seconds).all()
+    for clock in (0, 345):
+        for routing in ("random", "balanced"):
+            roof = roofline(clock_mhz=clock, routing=routing)
+            moe = roof.moe(loads, **(EXPERTS | {"experts": 8, "ep": 16, "tp": 8}), **BF16)
+            for cost in (moe, *(ask(loads) for ask in operations(roof).values())):
+                assert np.isfinite(cost.seconds).all() and (np.diff(cost.seconds) > 0).all()
+
+
+@pytest.mark.parametrize("name", known_devices())
+@pytest.mark.parametrize("operation", operations(roofline()))
+def test_a_lower_clock_never_shortens(name, operation):
+    device = load_device(name)
+    fast, slow = (
+        operations(Roofline(device, clock))[operation](LOADS).seconds for clock in (0, device.clocks_mhz[0])
+    )
+    assert (slow >= fast).all()
+    assert operation not in ("gemm", "prefill") or slow[-1] > 1.5 * fast[-1] * device.max_clock_mhz / (
+        2 * device.clocks_mhz[0]
+    )
 
 
 def test_bytes_per_format_are_those_of_plans():
