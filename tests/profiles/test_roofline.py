@@ -334,9 +334,8 @@ def test_a_lower_clock_never_shortens(name, operation):
         operations(Roofline(device, clock))[operation](LOADS).seconds for clock in (0, device.clocks_mhz[0])
     )
     assert (slow >= fast).all()
-    assert operation not in ("gemm", "prefill") or slow[-1] > 1.5 * fast[-1] * device.max_clock_mhz / (
-        2 * device.clocks_mhz[0]
-    )
+    if operation in ("gemm", "prefill"):  # nearly all of it is bound by compute
+        assert slow[-1] / fast[-1] > 0.75 * device.max_clock_mhz / device.clocks_mhz[0]
 
 
 def test_bytes_per_format_are_those_of_plans():
