@@ -91,7 +91,8 @@ def question_options(command: F) -> F:
         click.option("--objective", default="latency", help="Also p99-e2e, ttft, tpot, throughput, goodput, "
                      "energy, cost."),
         click.option("--slo", "slos", multiple=True, help="Hard limit, e.g. ttft_p99<=500ms, e2e_mean<=3s."),
-        click.option("--engine", default="vllm-v1", help="Host overheads: vllm-v1, vllm-v0 or none."),
+        click.option("--engine", help="Host overheads: vllm-v1, vllm-v0 or none. Default: vllm-v1."),
+        click.option("--profile", type=FILE, help="Constants from zenith calibrate, instead of --engine."),
         click.option("--tables", type=FOLDER, help="Operation tables in APEX+'s CSV format, used first."),
         click.option("--no-silicon", is_flag=True, help="Do not use the tables of aiconfigurator-core."),
         click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), default=0.9,
@@ -114,6 +115,38 @@ def question_options(command: F) -> F:
     return command
 
 
+def search_options(command: F) -> F:
+    """Options that say which plans are searched, and for how long."""
+    options = [
+        click.option("--formats", default="", help="Allowed formats, e.g. weights=bf16|fp8,kv=bf16|fp8."),
+        click.option("--fix", default="", help="Axes that must have a value, e.g. tp=4,pp=1."),
+        click.option("--forbid", default="", help="Values that must not be taken, e.g. pp=2."),
+        click.option("--policy", "policies", multiple=True,
+                     help="Batching policies to search. Default: vllm-v1."),
+        click.option("--token-budget", "token_budgets", type=click.IntRange(min=1), multiple=True,
+                     help="Default: 2048 and 8192."),
+        click.option("--max-seqs", "max_seqs", type=click.IntRange(min=1), multiple=True,
+                     help="Default: 256."),
+        click.option("--clock", "clocks", type=click.IntRange(min=0), multiple=True,
+                     help="MHz to search. Default: the maximum."),
+        click.option("--deployable/--no-deployable", default=True,
+                     help="Only plans that an engine runs today."),
+        click.option("--deployable-on", multiple=True, help="Only plans that this engine runs; may be repeated.",
+                     type=click.Choice(["vLLM", "SGLang", "TensorRT-LLM"], case_sensitive=False)),
+        click.option("--use-all-devices", is_flag=True, help="Every device, instead of at most all."),
+        click.option("--cross-node-tensor", is_flag=True, help="Tensor and expert groups may span nodes."),
+        click.option("--max-simulations", type=click.IntRange(min=1),
+                     help="Stop after so many; the gap is then stated."),
+        click.option("--time-limit", type=click.FloatRange(0, min_open=True),
+                     help="Seconds of simulation; the gap is then stated."),
+        click.option("--workers", type=click.IntRange(min=1),
+                     help="Threads that simulate. Default: the cores."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def plan_options(command: F) -> F:
     """Of ``question_options`` those that also make sense where every scheduler is compared on one plan."""
     own: list[click.Parameter] = list(getattr(command, "__click_params__", []))
@@ -130,46 +163,10 @@ def plan_options(command: F) -> F:
     )
 )
 @question_options
-@click.option("--formats", default="", help="Allowed formats, e.g. weights=bf16|fp8,kv=bf16|fp8.")
-@click.option("--fix", default="", help="Axes that must have a value, e.g. tp=4,pp=1.")
-@click.option("--forbid", default="", help="Values that must not be taken, e.g. pp=2.")
-@click.option("--policy", "policies", multiple=True, help="Batching policies to search. Default: vllm-v1.")
-@click.option(
-    "--token-budget",
-    "token_budgets",
-    type=click.IntRange(min=1),
-    multiple=True,
-    help="Default: 2048 and 8192.",
-)
-@click.option("--max-seqs", "max_seqs", type=click.IntRange(min=1), multiple=True, help="Default: 256.")
-@click.option(
-    "--clock",
-    "clocks",
-    type=click.IntRange(min=0),
-    multiple=True,
-    help="MHz to search. Default: the maximum.",
-)
-@click.option("--deployable/--no-deployable", default=True, help="Only plans that an engine runs today.")
-@click.option(
-    "--deployable-on",
-    type=click.Choice(["vLLM", "SGLang", "TensorRT-LLM"], case_sensitive=False),
-    multiple=True,
-    help="Only plans that this engine runs; may be repeated.",
-)
-@click.option("--use-all-devices", is_flag=True, help="Every device, instead of at most all.")
-@click.option("--cross-node-tensor", is_flag=True, help="Tensor and expert groups may span nodes.")
-@click.option(
-    "--max-simulations", type=click.IntRange(min=1), help="Stop after so many; the gap is then stated."
-)
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(0, min_open=True),
-    help="Seconds of simulation; the gap is then stated.",
-)
+@search_options
 @click.option("--exhaustive", is_flag=True, help="Simulate every feasible plan, whatever the bounds prove.")
 @click.option("--top", type=click.IntRange(min=1), default=5, help="Plans listed.")
 @click.option("--all", "list_all", is_flag=True, help="List every simulated plan.")
-@click.option("--workers", type=click.IntRange(min=1), help="Threads that simulate. Default: the cores.")
 def optimize(**options: Any) -> None:
     """Find the best plan, prove it, and show the runners-up.
 
@@ -179,6 +176,34 @@ def optimize(**options: Any) -> None:
     from planner import commands
 
     show(commands.optimize(options, progress=progress))
+
+
+@main.command(
+    epilog=example(
+        "zenith whatif --model llama-3.1-8b --gpus 2 --objective cost",
+        "--trace traces/samples/chat.csv --vary device=l40s,h200",
+        '--vary "slo.tpot_p95=15ms,30ms"',
+    )
+)
+@question_options
+@search_options
+@click.option(
+    "--vary",
+    multiple=True,
+    required=True,
+    help="Axis and values, e.g. device=h100,h200, gpus=4,8, rate=x0.5,x2 or 4/s, slo.tpot_p95=20ms,30ms, "
+    "objective=latency,energy, tp=1,2; may be repeated.",
+)
+@click.option("--exhaustive", is_flag=True, help="Simulate every feasible plan, whatever the bounds prove.")
+def whatif(**options: Any) -> None:
+    """Answer every combination of the values varied, and say what changes against the first, and why.
+
+    Exits 0 where some plan holds in some combination, 2 on bad input, 3 when none can in any, 4 when a limit
+    ended a search before the first that does.
+    """
+    from planner import commands
+
+    show(commands.whatif(options, progress=progress))
 
 
 @main.command(
@@ -225,22 +250,30 @@ def bound(**options: Any) -> None:
     show(commands.bound(options, progress=progress))
 
 
+def run_options(command: F) -> F:
+    """Options of commands that replay measured runs: what the files leave open."""
+    options = [
+        click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)),
+        click.option("--device", help="What was measured (zenith devices), unless a file's name says it."),
+        click.option("--model", help="Name or config.json, instead of what the runs name."),
+        click.option("--plan", default="", help="Axes and settings the files leave open, e.g. tp=8,seqs=128."),
+        click.option("--engine", help="Host overheads: vllm-v1, vllm-v0 or none. Default: by the version."),
+        click.option("--profile", type=FILE, help="Constants from zenith calibrate, instead of --engine."),
+        click.option("--trace", type=FILE, help="What was sent, for a dump of /metrics."),
+        click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True),
+                     help="Instead of what the runs say."),
+        click.option("--tables", type=FOLDER, help="Operation tables, instead of a run's own."),
+        click.option("--no-silicon", is_flag=True, help="Do not use the tables of aiconfigurator-core."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, help="Of arrivals a file does not have."),
+        click.option("--json", "as_json", is_flag=True, help="Print as JSON."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command(epilog=example("zenith validate traces/samples/campaign --device l40s"))
-@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--device", help="What was measured (zenith devices), unless a file's name says it.")
-@click.option("--model", help="Name or config.json, instead of what the runs name.")
-@click.option("--plan", default="", help="Axes and settings the files leave open, e.g. tp=8,seqs=128.")
-@click.option("--engine", help="Host overheads: vllm-v1, vllm-v0 or none. Default: by the version.")
-@click.option("--trace", type=FILE, help="What was sent, for a dump of /metrics.")
-@click.option(
-    "--gpu-memory-utilization",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Instead of what the runs say.",
-)
-@click.option("--tables", type=FOLDER, help="Operation tables, instead of a run's own.")
-@click.option("--no-silicon", is_flag=True, help="Do not use the tables of aiconfigurator-core.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of arrivals a file does not have.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@run_options
 @click.option("--html", type=OUTPUT, help="Write predicted against measured as a page with a picture.")
 def validate(runs: tuple[Path, ...], **options: Any) -> None:
     """Replay measured runs and show how far predictions are off.
@@ -251,6 +284,20 @@ def validate(runs: tuple[Path, ...], **options: Any) -> None:
     from planner import commands
 
     show(commands.validate(runs, options, progress=progress))
+
+
+@main.command(epilog=example("zenith calibrate traces/samples/campaign --device l40s -o profile.yaml"))
+@run_options
+@click.option("--fit", multiple=True, help="Only runs of this traffic or plan, e.g. 'lmsys*'; may be repeated.")
+@click.option("-o", "--output", type=OUTPUT, required=True, help="The profile, a YAML file for --profile.")
+def calibrate(runs: tuple[Path, ...], **options: Any) -> None:
+    """Fit an engine's constants to measured runs and say how well.
+
+    RUNS: as for zenith validate. What the runs do not identify is not fitted (docs/calibrate.md).
+    """
+    from planner import commands
+
+    show(commands.calibrate(runs, options, progress=progress))
 
 
 @main.command(epilog=example("zenith devices"))

@@ -23,6 +23,7 @@ from profiles.errors import InputError, nearest
 from profiles.fleet import Fleet
 
 if TYPE_CHECKING:
+    from planner.measured import Run
     from traces.read import ReadResult
     from traces.trace import Trace
 
@@ -59,6 +60,47 @@ def optimize(options: Options, *, progress: Progress) -> Reply:
     )
     progress(f"done in {time.monotonic() - started:.1f} s")
     return _reply(answer, options, top=None if options["list_all"] else options["top"])
+
+
+def _limits(options: Options) -> dict[str, Any]:
+    """How far to search, and by which profile."""
+    return {
+        "max_simulations": options["max_simulations"],
+        "time_limit_s": options["time_limit"],
+        "workers": options["workers"] or os.cpu_count() or 1,
+        "tables": options["tables"],
+        "silicon": not options["no_silicon"],
+    }
+
+
+def whatif(options: Options, *, progress: Progress) -> Reply:
+    """``zenith whatif``. Its status is 0 where a plan holds in some scenario."""
+    from planner import vary, whatif_text
+    from planner.whatif import sweep
+
+    started = time.monotonic()
+    axes = vary.parse_axes(options["vary"])
+    question = _question(vary.first_options(options, axes), progress)
+    found = sweep(question, axes, **_limits(options), everything=options["exhaustive"], progress=progress)
+    progress(f"done in {time.monotonic() - started:.1f} s")
+    cut = any(not s.proven or (s.answer and s.answer.certificate.unexamined) for s in found.scenarios)
+    holds = any(scenario.holds for scenario in found.scenarios)
+    return _print(whatif_text, found, options, exit_code=0 if holds else 4 if cut else 3)
+
+
+def _print(words: Any, found: Any, options: Options, *, exit_code: int) -> Reply:
+    """What was found, in the form asked for, by a module that has ``to_text``, ``to_csv`` and ``to_json``."""
+    from traces.write import write_whole
+
+    if options["output"]:
+        write_whole(options["output"], (words.to_json(found) + "\n").encode())
+    if options["as_json"]:
+        text = words.to_json(found)
+    elif options["as_csv"]:
+        text = words.to_csv(found).rstrip("\n")
+    else:
+        text = words.to_text(found, colour=_colour())
+    return Reply(text=text, exit_code=exit_code)
 
 
 def simulate(options: Options, *, progress: Progress) -> Reply:
@@ -134,10 +176,9 @@ def _colour() -> bool:
 
 
 def _question(options: Options, progress: Progress) -> Question:
-    from profiles.engine import load_engine
     from profiles.huggingface import load_model
 
-    load_engine(options["engine"])  # an unknown one is said before the work, not after
+    engine = _engine(options) or "vllm-v1"
     if options["as_json"] and options["as_csv"]:
         raise InputError("--json and --csv: give one of them")
     model = load_model(options["model_name"])
@@ -167,7 +208,7 @@ def _question(options: Options, progress: Progress) -> Question:
         slos=slos,
         fix=parse_axes(options["fix"]) if options.get("fix") else {},
         forbid=parse_pairs(options["forbid"]) if options.get("forbid") else (),
-        engine=options["engine"],
+        engine=engine,
         gpu_memory_utilization=options["gpu_memory_utilization"],
         block_size=options["block_size"],
         watermark=options["watermark"],
@@ -227,23 +268,10 @@ def _defaults(question: Question) -> Any:
 def validate(paths: tuple[Path, ...], options: Options, *, progress: Progress) -> Reply:
     """``zenith validate``: measured runs against the simulator."""
     from planner import fidelity, fidelity_text
-    from planner.runs import Told, read_runs
-    from profiles.engine import load_engine
     from traces.write import write_whole
 
-    if options["engine"]:
-        load_engine(options["engine"])
-    told = Told(
-        device=options["device"],
-        model=options["model"],
-        axes=parse_axes(options["plan"]) if options["plan"] else {},
-        engine=options["engine"],
-        trace=options["trace"],
-        gpu_memory_utilization=options["gpu_memory_utilization"],
-        seed=options["seed"],
-    )
     found = fidelity.validate(
-        read_runs(paths, told),
+        _runs(paths, options),
         model=options["model"],
         tables=options["tables"],
         silicon=not options["no_silicon"],
@@ -256,6 +284,66 @@ def validate(paths: tuple[Path, ...], options: Options, *, progress: Progress) -
     if options["as_json"]:
         return Reply(text=fidelity_text.to_json(found))
     return Reply(text=fidelity_text.to_text(found, colour=_colour()))
+
+
+def calibrate(paths: tuple[Path, ...], options: Options, *, progress: Progress) -> Reply:
+    """``zenith calibrate``: constants of an engine from measured runs, as a file for ``--profile``."""
+    from planner import calibrate_text
+    from planner.calibrate import calibrate as fit
+    from traces.write import write_whole
+
+    if options["output"].suffix not in (".yaml", ".yml"):
+        raise InputError(f"--output {options['output']}: expected a name that ends in .yaml")
+    found = fit(
+        _runs(paths, options),
+        patterns=options["fit"],
+        model=options["model"],
+        tables=options["tables"],
+        silicon=not options["no_silicon"],
+        progress=progress,
+    )
+    write_whole(options["output"], calibrate_text.to_yaml(found).encode())
+    return Reply(text=calibrate_text.to_json(found) if options["as_json"] else calibrate_text.to_text(found))
+
+
+def _runs(paths: tuple[Path, ...], options: Options) -> list["Run"]:
+    """Measured runs, with the constants of ``--profile`` where it is given."""
+    from planner.runs import Told, read_runs
+    from profiles.engine import load_engine
+
+    engine = _engine(options)
+    told = Told(
+        device=options["device"],
+        model=options["model"],
+        axes=parse_axes(options["plan"]) if options["plan"] else {},
+        engine=options["engine"],
+        trace=options["trace"],
+        gpu_memory_utilization=options["gpu_memory_utilization"],
+        seed=options["seed"],
+    )
+    runs = read_runs(paths, told)
+    if not options["profile"]:
+        return runs
+    base = load_engine(str(engine)).base
+    notes = {run.engine: (f"a profile of {base} stands in for {run.engine}",) for run in runs}
+    notes[base] = ()
+    return [replace(run, engine=str(engine), notes=(*run.notes, *notes[run.engine])) for run in runs]
+
+
+def _engine(options: Options) -> str | None:
+    """Whose constants count: the name of ``--engine``, or the file of ``--profile``. A bad one is said
+    before the work, not after."""
+    from profiles.engine import load_engine
+
+    name, file = options["engine"], options.get("profile")
+    if file and name:
+        raise InputError("--profile says what --engine would: give one of them")
+    if file and file.suffix not in (".yaml", ".yml"):
+        raise InputError(f"--profile {file}: expected a file that ends in .yaml, from zenith calibrate")
+    name = str(file) if file else name
+    if name:
+        load_engine(name)
+    return name
 
 
 def devices(*, as_json: bool) -> str:

@@ -108,6 +108,27 @@ def test_optimize_json_follows_the_schema(words, folder):
         assert sign * plan["bound"] <= sign * plan["value"] * (1 + 1e-9 * sign)
 
 
+def test_whatif_json_holds_an_answer_for_every_combination(folder):
+    words = ["--vary", "gpus=1,2", "--vary", "objective=latency,energy", "--slo", "ttft_p95<=1s"]
+    result = ask("whatif", *words, "--json", "-o", "whatif.json")
+    document = json.loads(result.stdout)
+    assert (folder / "whatif.json").read_text() == result.stdout
+    assert [s["values"]["gpus"] for s in document["scenarios"]] == ["1", "1", "2", "2"]
+    for scenario in document["scenarios"]:
+        answer = validated(json.dumps(scenario["answer"]))
+        own = ask("optimize", "--gpus", scenario["values"]["gpus"], "--slo", "ttft_p95<=1s", "--json",
+                  "--objective", answer["objective"]["name"])  # fmt: skip
+        assert json.loads(own.stdout) == answer
+    assert len(list(csv.DictReader(io.StringIO(ask("whatif", *words, "--csv").stdout)))) == 4
+
+
+def test_whatif_says_by_its_status_whether_any_scenario_has_a_plan():
+    assert ask("whatif", "--vary", "slo.ttft_p95=1us,1s").exit_code == 0
+    assert ask("whatif", "--vary", "slo.ttft_p95=1us,2us").exit_code == 3
+    cut = ask("whatif", "--vary", "slo.itl_p99=1us", "--max-simulations", "1")
+    assert cut.exit_code == 4 and "0 of 1 scenarios proven" in cut.stdout
+
+
 def test_simulate_json_follows_the_schema(folder):
     result = ask("simulate", "--plan", "dp=2", "--json", "--requests", "times.csv")
     answer = validated(result.stdout)
@@ -293,6 +314,12 @@ MISTAKES = [
             ("missing.json", "no such file"),
         )
     ),
+    (f"whatif {ASK} --vary gpu=1,2", "gpu gpus"),
+    (f"whatif {ASK} --vary slo.tpot_p95=20", "slo.tpot_p95=20 us, ms or s"),
+    (f"whatif {ASK} --vary rate=2", "rate=2 x0.5"),
+    (f"whatif {ASK} --vary gpus=1 --vary nodes=1", "gpus nodes"),
+    (f"whatif {ASK} --vary objective=goodput", "goodput --slo"),
+    (f"whatif {ASK}", "--vary"),
     ("models no-such-model", "no-such-model"),
     ("trace describe missing.csv", "missing.csv exist"),
     ("trace convert few.csv nowhere/out.csv", "nowhere/out.csv folder"),

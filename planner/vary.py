@@ -1,0 +1,245 @@
+"""Axes along which a question is varied: ``--vary gpus=4,8`` in, questions out.
+
+====================  ==================================================  ==========================
+axis                  varies                                              values
+====================  ==================================================  ==========================
+model, device         what is served, on what                             names
+gpus, nodes           how many devices, or whole nodes                    whole numbers
+rate                  arrivals; lengths and their order stay              ``x0.5`` times, or ``4/s``
+objective, engine     as the options of these names                       as there
+slo.METRIC_STATISTIC  the limit, as in ``slo.tpot_p95``                   ``30ms``, or ``none``
+tp, pp, weights, ...  the axes of ``--fix`` (``planner.axes``)            as there
+====================  ==================================================  ==========================
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from planner.axes import AXES as PLAN_AXES
+from planner.axes import parse_pairs
+from planner.objective import OBJECTIVES
+from planner.printable import printable
+from planner.question import Question
+from planner.slo import METRICS, Slo, parse_slo
+from profiles.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from profiles.fleet import Fleet
+    from traces.trace import Trace
+
+SLO = "slo."
+WIDE = ("model", "device", "gpus", "nodes", "rate", "objective", "engine")
+"""Axes that no plan has."""
+
+_SLO_AXES = tuple(f"{SLO}{metric}_{statistic}" for metric in METRICS for statistic in ("mean", "p95", "p99"))
+_NAMES = (*WIDE, *PLAN_AXES)
+_SLO_NAME = re.compile(rf"slo\.({'|'.join(METRICS)})_(mean|p[0-9.]+)")
+_RATE = re.compile(r"x(?P<times>[0-9.eE+-]+)|(?P<per_s>[0-9.eE+-]+)/s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One axis and the values that it takes, in the user's words; each value once."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+def parse_axis(text: str) -> Axis:
+    """Read ``AXIS=VALUE,VALUE,...``.
+
+    Raises
+    ------
+    InputError
+        When the axis is unknown, or a value is not one it can have.
+
+    Examples
+    --------
+    >>> parse_axis("gpus=4,8")
+    Axis(name='gpus', values=('4', '8'))
+    >>> parse_axis("slo.tpot_p95=20ms, 30ms").values
+    ('20ms', '30ms')
+    """
+    name, equals, rest = text.partition("=")
+    name = name.strip()
+    values = tuple(dict.fromkeys(value.strip() for value in rest.split(",")))
+    if name not in _NAMES and not _SLO_NAME.fullmatch(name):
+        choices = _SLO_AXES if name.partition(".")[0] in ("slo", *METRICS) else (*_NAMES, *_SLO_AXES)
+        raise InputError(f"--vary {text}: unknown axis {name!r}, {nearest(name, choices)}")
+    if not equals or not all(values):
+        raise InputError(f"--vary {text}: expected AXIS=VALUE,VALUE, as in gpus=4,8")
+    axis = Axis(name=name, values=values)
+    for value in values:
+        try:
+            _check(name, value)
+        except InputError as error:
+            raise InputError(f"--vary {name}={value}: {error}") from None
+    return axis
+
+
+def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
+    """Read every ``--vary``; no axis comes twice, and none contradicts another."""
+    axes = tuple(parse_axis(text) for text in texts)
+    names = [{"tp": "attn_tp"}.get(axis.name, axis.name) for axis in axes]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--vary {name}: given twice, list all its values in one")
+    if {"gpus", "nodes"} <= set(names):
+        raise InputError("--vary gpus counts devices, --vary nodes whole nodes: give one of them")
+    return axes
+
+
+def combinations(axes: Sequence[Axis]) -> list[dict[str, str]]:
+    """Every combination, the last axis fastest.
+
+    Examples
+    --------
+    >>> combinations([parse_axis("gpus=1,2"), parse_axis("rate=x1,x2")])[1]
+    {'gpus': '1', 'rate': 'x2'}
+    """
+    names = [axis.name for axis in axes]
+    return [dict(zip(names, values, strict=True)) for values in product(*(axis.values for axis in axes))]
+
+
+def words(name: str, value: str) -> str:
+    """One value of an axis, short.
+
+    Examples
+    --------
+    >>> words("slo.tpot_p95", "20ms"), words("rate", "x2"), words("device", "h200"), words("tp", "2")
+    ('tpot_p95<=20ms', 'rate x2', 'h200', 'tp=2')
+    """
+    if name.startswith(SLO):
+        return f"no {name[len(SLO) :]}" if value == "none" else f"{name[len(SLO) :]}<={value}"
+    if name == "rate":
+        return f"rate {value}"
+    return value if name in ("device", "model", "objective") else f"{name}={value}"
+
+
+def _check(name: str, value: str) -> None:
+    """Raise InputError where an axis cannot have the value."""
+    if name == "model":
+        from profiles.huggingface import load_model
+
+        load_model(value)
+    elif name == "device":
+        from profiles.device import load_device
+
+        load_device(value)
+    elif name == "engine":
+        from profiles.engine import load_engine
+
+        load_engine(value)
+    elif name == "objective":
+        if value not in OBJECTIVES:
+            raise InputError(f"unknown objective, {nearest(value, OBJECTIVES)}")
+    elif name in ("gpus", "nodes"):
+        if not value.isascii() or not value.isdecimal() or int(value) < 1:
+            raise InputError("expected a whole number, at least 1")
+    elif name == "rate":
+        _scaler(value)
+    elif name.startswith(SLO):
+        _slo(name, value)
+    else:
+        parse_pairs(f"{name}={value}")
+
+
+def _slo(name: str, value: str) -> Slo | None:
+    metric = name[len(SLO) :]
+    slo = parse_slo(f"{metric}<={'1s' if value == 'none' else value}")
+    return None if value == "none" else slo
+
+
+def _scaler(value: str) -> Callable[["Trace"], "Trace"]:
+    """What a rate does to a trace."""
+    from traces.transform import at_rate, scale_rate
+
+    match = _RATE.fullmatch(value)
+    try:
+        times, per_s = (float(match[kind]) if match and match[kind] else None for kind in ("times", "per_s"))
+    except ValueError:
+        times = per_s = None
+    given = times if times is not None else per_s
+    if given is None or not 0 < given < float("inf"):
+        raise InputError("expected times the trace's rate, as in x0.5, or requests per second, as in 4/s")
+    return lambda trace: at_rate(trace, per_s) if times is None else scale_rate(trace, given)  # type: ignore[arg-type]
+
+
+def apply(question: Question, values: Mapping[str, str]) -> Question:
+    """The question with an axis at each of these values.
+
+    Raises
+    ------
+    InputError
+        When a value is not one its axis can have, or the question contradicts itself with it.
+    """
+    changes: dict[str, Any] = {}
+    fixed: dict[str, Any] = {}
+    slos = {(slo.metric, slo.percentile): slo for slo in question.slos}
+    for name, value in values.items():
+        _check(name, value)
+        if name == "model":
+            from profiles.huggingface import load_model
+
+            model = load_model(value)
+            changes["model"] = replace(model, name=printable(model.name))
+        elif name == "rate":
+            trace = _scaler(value)(question.trace)
+            changes["trace"] = trace if value == "x1" else replace(trace, name=f"{trace.name} {value}")
+        elif name in ("objective", "engine"):
+            changes[name] = value
+        elif name.startswith(SLO):
+            slo = _slo(name, value)
+            key = parse_slo(f"{name[len(SLO) :]}<=1s")
+            slos.pop((key.metric, key.percentile), None)
+            if slo is not None:
+                slos[slo.metric, slo.percentile] = slo
+        elif name not in WIDE:
+            fixed |= dict(parse_pairs(f"{name}={value}"))
+    if {"device", "gpus", "nodes"} & values.keys():
+        changes["fleet"] = _fleet(question.fleet, values)
+    return replace(question, **changes, slos=tuple(slos.values()), fix={**question.fix, **fixed})
+
+
+def _fleet(fleet: "Fleet", values: Mapping[str, str]) -> "Fleet":
+    """The same kind of fleet with another device, or more or fewer of them."""
+    from profiles.fleet import homogeneous
+
+    pool = fleet.pools[0]
+    if fleet != homogeneous(pool.device.name, gpus=pool.devices, gpus_per_node=pool.devices_per_node):
+        raise InputError("--vary device, gpus and nodes: expected a fleet of --device, not one of pools")
+    usual = pool.devices_per_node == pool.device.devices_per_node
+    return homogeneous(
+        values.get("device", pool.device.name),
+        gpus=None if "nodes" in values else int(values.get("gpus", pool.devices)),
+        nodes=int(values.get("nodes", 1)),
+        gpus_per_node=None if usual else pool.devices_per_node,
+    )
+
+
+def first_options(options: Mapping[str, Any], axes: Sequence[Axis]) -> dict[str, Any]:
+    """Options of a command with every axis that is one of them at its first value: the question to vary.
+
+    Examples
+    --------
+    >>> asked = {"device": None, "gpus": None, "nodes": 2, "slos": ()}
+    >>> first_options(asked, [parse_axis("gpus=4,8"), parse_axis("slo.ttft_p95=1s,2s")])
+    {'device': None, 'gpus': 4, 'nodes': None, 'slos': ('ttft_p95<=1s',)}
+    """
+    chosen = dict(options)
+    for axis in axes:
+        value = axis.values[0]
+        if axis.name in ("gpus", "nodes"):
+            chosen |= {"gpus": None, "nodes": None, axis.name: int(value)}
+        elif axis.name in ("device", "objective", "engine"):
+            chosen[axis.name] = value
+        elif axis.name == "model":
+            chosen["model_name"] = value
+        elif axis.name.startswith(SLO):
+            own = axis.name[len(SLO) :]
+            others = tuple(text for text in chosen["slos"] if not text.strip().startswith(f"{own}<"))
+            chosen["slos"] = others if value == "none" else (*others, f"{own}<={value}")
+    return chosen

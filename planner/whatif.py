@@ -1,0 +1,243 @@
+"""What if: every combination of values of some axes, each answered with its own certificate.
+
+Answers share one store, so that a plan is compiled once for all rates, SLOs and objectives, and simulated
+once for all SLOs and objectives.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.errors import NoFeasiblePlan, NoPlanInTime
+from planner.pipeline import Answer, Evaluator, bound_name, candidates_of, fitted, optimize
+from planner.question import Question
+from planner.ranking import PlanResult, split_latency, why_lost
+from planner.store import Store
+from planner.validate import complaints
+from planner.vary import SLO, Axis, apply, combinations, words
+from profiles.errors import InputError
+from profiles.plan import Plan
+
+LATENCIES = ("latency", "p99-e2e", "ttft", "tpot")
+FIGURES = ("e2e_mean_s", "ttft_mean_s", "tpot_mean_s", "makespan_s", "energy_j", "cost_usd")
+SAME = 1e-9
+"""Relative difference of values that are the same but for rounding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One combination: ``values`` by axis, the question it makes, and its answer, or the reason why there is
+    none (``proven`` says whether none can exist). ``change``: what differs from the first scenario, and why.
+    """
+
+    values: dict[str, str]
+    question: Question
+    answer: Answer | None
+    reason: str = ""
+    proven: bool = True
+    change: str = ""
+
+    @property
+    def words(self) -> str:
+        return ", ".join(words(name, value) for name, value in self.values.items()) or "as asked"
+
+    @property
+    def best(self) -> PlanResult | None:
+        """The plan shown: the winner, or the nearest where none meets the SLOs."""
+        return self.answer.results[0] if self.answer and self.answer.results else None
+
+    @property
+    def holds(self) -> bool:
+        """Whether a plan serves every request within every SLO."""
+        return self.best is not None and self.best.acceptable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """Scenarios in order, the last axis fastest; ``breaks``: pairs (i, j) where scenario j is no harder than
+    scenario i, yet has the worse objective."""
+
+    axes: tuple[Axis, ...]
+    scenarios: list[Scenario]
+    breaks: list[tuple[int, int]]
+
+
+def sweep(
+    question: Question, axes: Sequence[Axis], *, max_simulations: int | None = None,
+    time_limit_s: float | None = None, everything: bool = False, workers: int = 1,
+    tables: Path | None = None, silicon: bool = True, store: Store | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Sweep:  # fmt: skip
+    """Answer every combination.
+
+    Parameters
+    ----------
+    store
+        To share work with other calls; None makes one for this call.
+    max_simulations, time_limit_s, everything, workers, tables, silicon
+        Of each scenario, as in ``planner.pipeline.optimize``.
+
+    Raises
+    ------
+    InputError
+        When a combination contradicts itself; says which. Found before anything is solved.
+    """
+    store = Store() if store is None else store
+    asked = [(values, _asked(question, values)) for values in combinations(axes)]
+    scenarios: list[Scenario] = []
+    for values, asks in asked:
+        answer, reason, proven, change = None, "", True, ""
+        try:
+            answer = optimize(
+                asks, max_simulations=max_simulations, time_limit_s=time_limit_s, everything=everything,
+                workers=workers, tables=tables, silicon=silicon, store=store,
+            )  # fmt: skip
+        except (NoFeasiblePlan, NoPlanInTime) as error:
+            reason, proven = str(error), isinstance(error, NoFeasiblePlan)
+        this = Scenario(values=values, question=asks, answer=answer, reason=reason, proven=proven)
+        if scenarios:
+            evaluator = Evaluator(fitted(asks)[0], tables=tables, silicon=silicon, store=store)
+            change = change_of(scenarios[0], this, evaluator)
+        scenarios.append(
+            Scenario(values=values, question=asks, answer=answer, reason=reason, proven=proven, change=change)
+        )
+        progress(f"{len(scenarios)} of {len(asked)}: {this.words}")
+    progress(
+        f"{store.made['simulation']} simulations made, {store.reused['simulation']} shared; "
+        f"{store.made['cost tables']} plans compiled"
+    )
+    return Sweep(axes=tuple(axes), scenarios=scenarios, breaks=_breaks(axes, scenarios))
+
+
+def _asked(question: Question, values: dict[str, str]) -> Question:
+    try:
+        return apply(question, values)
+    except InputError as error:
+        named = " ".join(f"{name}={value}" for name, value in values.items())
+        text = str(error)
+        raise InputError(text if text.startswith("--vary") else f"{named}: {text}") from None
+
+
+def change_of(first: Scenario, this: Scenario, evaluator: Evaluator) -> str:
+    """What differs from the first scenario, and why, in one sentence; ``evaluator`` is of this one."""
+    old, new = first.best, this.best
+    if new is None or this.answer is None:
+        return this.reason
+    if old is None:
+        return f"{new.plan.label}; the first scenario has no plan"
+    shift = _shift(first, this)
+    if not new.acceptable:
+        return f"no plan holds, the nearest {'' if old.acceptable else 'still '}{_lacks(new)}"
+    if new.plan == old.plan:
+        return f"same plan{shift}"
+    return f"{differences(old.plan, new.plan)}{shift}; {_fate(old, this, evaluator)}"
+
+
+def differences(old: Plan, new: Plan) -> str:
+    """The new plan, and in which words the old one differed.
+
+    Examples
+    --------
+    >>> differences(Plan(layers_per_stage=(2,)), Plan(layers_per_stage=(2,), replicas=2, kv_format="fp8"))
+    'dp=2 tp=1, KV fp8 instead of tp=1, KV bf16'
+    """
+    pairs = [
+        (f"weights {plan.weight_format}", f"activations {plan.activation_format}", f"KV {plan.kv_format}",
+         f"{plan.clock_mhz} MHz" if plan.clock_mhz else "full clock", plan.engine.policy,
+         f"budget {plan.engine.token_budget}", f"{plan.engine.max_seqs} sequences")
+        for plan in (new, old)
+    ]  # fmt: skip
+    different = [i for i in range(len(pairs[0])) if pairs[0][i] != pairs[1][i]]
+    labels = [new.label, old.label]
+    if new.label == old.label and new.layers_per_stage != old.layers_per_stage:
+        labels = [f"{p.label} of {'/'.join(map(str, p.layers_per_stage))} layers" for p in (new, old)]
+    ours, theirs = (", ".join([label, *(side[i] for i in different)])
+                    for label, side in zip(labels, pairs, strict=True))  # fmt: skip
+    return f"{ours} instead of {theirs}"
+
+
+def _lacks(result: PlanResult) -> str:
+    """What makes a simulated plan not acceptable."""
+    broken = ", ".join(f"{slo.text}: {slo.value * 1e3:.4g} ms" for slo in result.slos if not slo.met)
+    return f"breaks {broken}" if broken else f"rejects {result.metrics['rejected']:.0f} requests"
+
+
+def _shift(first: Scenario, this: Scenario) -> str:
+    """How far the objective moved, and which part of it, where both have the same one."""
+    old, new = first.best, this.best
+    assert old is not None and new is not None and this.answer is not None
+    if first.question.objective != this.question.objective or not old.value:
+        return ""
+    if abs(new.value - old.value) <= SAME * abs(old.value):
+        same = all(new.metrics[key] == value for key, value in old.metrics.items() if key in FIGURES)
+        return ", same figures" if same else ", same objective"
+    moved = f", {this.answer.objective.name} {new.value / old.value - 1:+.1%}"
+    if this.question.objective not in ("latency", "p99-e2e"):
+        return moved
+    ours, theirs = split_latency(new), split_latency(old)
+    part = max(ours, key=lambda name: abs(ours[name] - theirs[name]))
+    return f"{moved} ({part} {(ours[part] - theirs[part]) * 1e3:+.3g} ms)"
+
+
+def _fate(old: PlanResult, this: Scenario, evaluator: Evaluator) -> str:
+    """Why the first scenario's plan does not win here: simulated, excluded by proof, or not in the space."""
+    assert this.answer is not None and this.best is not None
+    label, question = old.plan.label, evaluator.question
+    here = next((r for r in this.answer.results if r.plan == old.plan), None)
+    if here is not None:
+        if not here.acceptable:
+            return f"{label} {_lacks(here)}"
+        return f"{label}: {why_lost(here, this.best, this.answer.objective)}"
+    for candidate in candidates_of(question, evaluator.store):
+        if candidate.plan == old.plan:
+            for slo in question.slos:
+                name = bound_name(slo)
+                if name and (least := evaluator.bound(candidate, name).value) > slo.limit_s:
+                    return f"{label}: no scheduler gets {slo.key[:-2]} below {least * 1e3:.4g} ms"
+            bound = evaluator.objective_bound(candidate).value
+            if evaluator.objective.score(bound) >= evaluator.objective.score(this.best.value):
+                return f"{label}: its bound cannot win"
+            return f"{label} was not examined"
+    clash = next((c for pool in question.fleet.pools for c in complaints(question, pool, old.plan)), "")
+    return f"{label}: {clash}" if clash else f"{label} is not searched here"
+
+
+def _breaks(axes: Sequence[Axis], scenarios: Sequence[Scenario]) -> list[tuple[int, int]]:
+    """Pairs that differ along one axis, the second no harder than the first and yet worse."""
+    found = []
+    for axis in axes:
+        for i, hard in enumerate(scenarios):
+            for j, easy in enumerate(scenarios):
+                if i == j or any(hard.values[a.name] != easy.values[a.name] for a in axes if a is not axis):
+                    continue
+                if _relaxes(axis.name, hard, easy) and _worse(hard, easy):
+                    found.append((i, j))
+    return found
+
+
+def _relaxes(name: str, hard: Scenario, easy: Scenario) -> bool:
+    """Whether one expects ``easy`` to be no worse. With fewer arrivals that is so of latencies alone."""
+    before, after = hard.values[name], easy.values[name]
+    if name in ("gpus", "nodes"):
+        return int(after) > int(before) and not hard.question.use_all_devices
+    if name == "rate":
+        latency = hard.question.objective in LATENCIES
+        return latency and easy.question.trace.arrival_s[-1] > hard.question.trace.arrival_s[-1]
+    if not name.startswith(SLO) or hard.question.objective == "goodput":
+        return False
+    limits = [
+        next((s.limit_s for s in sc.question.slos if s.key == f"{name[len(SLO) :]}_s"), float("inf"))
+        for sc in (hard, easy)
+    ]
+    return limits[1] > limits[0]
+
+
+def _worse(hard: Scenario, easy: Scenario) -> bool:
+    if not hard.holds:
+        return False
+    if not easy.holds:
+        return True
+    assert hard.best is not None and easy.best is not None and hard.answer is not None
+    score = hard.answer.objective.score
+    old, new = score(hard.best.value), score(easy.best.value)
+    return new > old + SAME * abs(old)

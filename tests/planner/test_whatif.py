@@ -1,0 +1,341 @@
+"""Every scenario is the certified answer to its own question; work is shared; laws of relaxation hold."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner import pipeline, whatif_text
+from planner.errors import NoFeasiblePlan
+from planner.objective import OBJECTIVES
+from planner.pipeline import optimize
+from planner.question import Question, parse_pairs, parse_slo
+from planner.store import Store, trace_content
+from planner.vary import Axis, apply, combinations, parse_axes, parse_axis, words
+from planner.whatif import sweep
+from profiles.errors import InputError
+from profiles.fleet import homogeneous
+from profiles.huggingface import load_model
+from profiles.plan import Plan
+from traces.trace import Trace
+
+LAWFUL = settings(deadline=None, max_examples=40, derandomize=True)
+
+
+def trace(n=40, rate=20.0, seed=0):
+    rng = np.random.default_rng(seed)
+    return Trace(
+        arrival_s=np.cumsum(rng.exponential(1 / rate, n)) - 0.0,
+        prompt_tokens=rng.integers(5, 400, n),
+        output_tokens=rng.integers(1, 60, n),
+        name="random",
+    )
+
+
+def question(**changes):
+    base = {
+        "model": load_model("opt-125m"),
+        "fleet": homogeneous("l40s", gpus=2),
+        "trace": trace(),
+        "engine": "none",
+        "token_budgets": (512, 2048),
+    }
+    return Question(**(base | changes))
+
+
+def vary(*texts, asked=None, **limits):
+    return sweep(asked or question(), parse_axes(texts), silicon=False, **limits)
+
+
+# ---------------------------------------------------------------------------------------------- answers
+
+
+@pytest.fixture(scope="module")
+def found():
+    return vary("gpus=1,2", "rate=x1,30/s", "slo.ttft_p95=1us,5ms,none", "objective=latency,energy")
+
+
+def test_every_scenario_is_the_answer_to_its_own_question(found):
+    assert len(found.scenarios) == 24
+    for scenario in found.scenarios:
+        values = scenario.values
+        slos = () if (limit := values["slo.ttft_p95"]) == "none" else (parse_slo(f"ttft_p95<={limit}"),)
+        own = question(
+            fleet=homogeneous("l40s", gpus=int(values["gpus"])),
+            objective=values["objective"],
+            slos=slos,
+            trace=scenario.question.trace,
+        )
+        answer = optimize(own, silicon=False)
+        assert scenario.answer == answer
+        assert scenario.holds == answer.results[0].acceptable
+    rates = {s.values["rate"]: s.question.trace.rate_per_s for s in found.scenarios}
+    assert rates["30/s"] == pytest.approx(30.0) and rates["x1"] == question().trace.rate_per_s
+
+
+def test_a_plan_is_compiled_once_and_simulated_once_a_trace(monkeypatch):
+    seen = []
+
+    def counted(trace, step, engine, *, replicas):
+        seen.append((trace_content(trace), id(step), replicas, engine))
+        return simulate(trace, step, engine, replicas=replicas)
+
+    simulate = pipeline.simulate
+    monkeypatch.setattr(pipeline, "simulate", counted)
+    store = Store()
+    alone = vary("slo.e2e_p95=10s", everything=True, store=store)
+    plans = alone.scenarios[0].answer.certificate.feasible
+    assert len(seen) == plans
+    vary("slo.e2e_p95=10s,1s,50ms,20ms", "objective=latency,energy,throughput", everything=True, store=store)
+    assert len(seen) == plans == store.made["cost tables"], (
+        "twelve scenarios cost no simulation more than one"
+    )
+    vary("rate=x1,x2", everything=True, store=store)
+    assert len(seen) == len(set(seen)) == 2 * plans and store.made["cost tables"] == plans
+
+
+def test_scenarios_without_a_plan_say_why_and_the_others_are_answered():
+    asked = question(model=load_model("llama-3.1-70b"), trace=trace(8))
+    result = vary("gpus=1,8", asked=asked)
+    first, second = result.scenarios
+    assert first.answer is None and first.proven and "weights of" in first.reason and not first.holds
+    assert second.holds and "first scenario has no plan" in second.change
+    assert "No plan for llama-3.1-70b on 1 x l40s" in " ".join(whatif_text.to_text(result).split())
+
+
+def test_a_combination_that_contradicts_itself_is_named_before_anything_is_solved():
+    for texts, named in (
+        (["objective=latency,goodput"], "objective=goodput: Objective 'goodput'"),
+        (["gpus=1,2", "budget=2048,8"], "gpus=1 budget=8: token budget 8"),
+    ):
+        with pytest.raises(InputError, match=named):
+            vary(*texts, progress=lambda text: pytest.fail(text))
+    pools = homogeneous("l40s", gpus=2)
+    own = dataclasses.replace(pools.pools[0], price_usd_per_device_hour=0.1)
+    with pytest.raises(InputError, match="expected a fleet of --device"):
+        vary("gpus=1,2", asked=question(fleet=dataclasses.replace(pools, pools=(own,))))
+
+
+# ---------------------------------------------------------------------------------------------- reasons
+
+
+def test_the_change_names_the_plan_and_why_the_first_one_lost():
+    asked = question(
+        model=load_model("llama-3.1-8b"), engine="vllm-v1", fix={"pp": 1}, token_budgets=(2048,)
+    )
+    result = vary("objective=latency,cost", "gpus=4,2", asked=asked)
+    first, fewer, cheap, _ = result.scenarios
+    assert first.change == "" and first.best.plan.devices == 4
+    assert fewer.best.plan.devices == 2
+    assert fewer.change.startswith(f"{fewer.best.plan.label} instead of {first.best.plan.label}")
+    assert "takes 4 devices, 2 are free" in fewer.change
+    assert cheap.best.plan != first.best.plan
+    assert f"; {first.best.plan.label}" in cheap.change
+    assert "latency" not in cheap.change, "values of two objectives are not compared"
+
+
+def test_an_slo_that_no_scheduler_of_the_first_plan_meets_is_said():
+    asked = question(model=load_model("llama-3.1-8b"), objective="cost", engine="vllm-v1", fix={"pp": 1})
+    values = [r.metrics["tpot_p95_s"] for r in optimize(asked, silicon=False, everything=True).results]
+    limit = sorted(values)[1] * 1.001
+    _, tight = vary("slo.tpot_p95=none," + f"{limit * 1e3:.9f}ms", asked=asked).scenarios
+    assert tight.holds and tight.change.split("; ")[1].startswith("tp=1")
+    assert "no scheduler gets tpot_p95 below" in tight.change or "breaks tpot_p95" in tight.change
+
+
+def test_the_same_plan_is_said_to_be_the_same():
+    _, same, slow = vary("slo.e2e_p95=10s,9s", "tp=1").scenarios + vary("rate=x1,x0.01").scenarios[1:]
+    assert same.change == "same plan, same figures"
+    assert slow.change.startswith("same plan, latency ") or "instead of" in slow.change
+
+
+# ------------------------------------------------------------------------------------------------- laws
+
+
+def score(answer, objective):
+    """Of the winner, lower is better; infinite where no plan holds."""
+    best = answer.results[0]
+    return OBJECTIVES[objective].score(best.value) if best.acceptable else math.inf
+
+
+def proven(asked, store):
+    try:
+        answer = optimize(asked, silicon=False, store=store)
+    except NoFeasiblePlan:
+        return math.inf
+    assert answer.certificate.gap == 0
+    return score(answer, asked.objective)
+
+
+SPACE = {"model": load_model("llama-3.1-8b"), "trace": trace(30, 10.0), "engine": "vllm-v1"}
+SHARED = Store()
+
+
+@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"goodput"}))
+@pytest.mark.parametrize("statistic", ["ttft_p95", "tpot_mean", "e2e_p99", "itl_p95"])
+def test_a_looser_limit_never_worsens_the_best_and_a_limit_never_improves_it(objective, statistic):
+    asked = question(**SPACE, fleet=homogeneous("h100", gpus=4), objective=objective)
+    everything = optimize(asked, silicon=False, everything=True, store=SHARED).results
+    reached = sorted({r.metrics[f"{statistic}_s"] for r in everything})
+    limits = [reached[0] / 2, reached[0] * 1.000001, float(np.median(reached)) * 1.000001, reached[-1] * 2]
+    free = proven(asked, SHARED)
+    scores = [
+        proven(dataclasses.replace(asked, slos=(parse_slo(f"{statistic}<={limit!r}s"),)), SHARED)
+        for limit in map(float, limits)
+    ]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] == math.inf > scores[1] and scores[-1] == free
+
+
+@pytest.mark.parametrize("objective", ["latency", "energy", "cost", "throughput"])
+def test_more_devices_never_worsen_the_best(objective):
+    scores = [
+        proven(question(**SPACE, fleet=homogeneous("h100", gpus=gpus), objective=objective), SHARED)
+        for gpus in (1, 2, 3, 4, 8)
+    ]
+    assert scores == sorted(scores, reverse=True)
+
+
+@settings(LAWFUL, max_examples=12)
+@given(
+    forbidden=st.lists(st.sampled_from(["tp=1", "tp=2", "tp=4", "pp=2", "dp=2", "budget=512"]), unique=True),
+    objective=st.sampled_from(["latency", "energy", "ttft"]),
+)
+def test_each_value_forbidden_never_improves_the_best(forbidden, objective):
+    asked = question(**SPACE, fleet=homogeneous("h100", gpus=4), objective=objective)
+    scores = [
+        proven(dataclasses.replace(asked, forbid=tuple(parse_pairs(",".join(forbidden[:n])) if n else ())), SHARED)
+        for n in range(len(forbidden) + 1)
+    ]  # fmt: skip
+    assert scores == sorted(scores)
+
+
+def test_a_scenario_that_asks_less_and_gets_worse_is_marked():
+    """Limits and devices obey the law; arrivals need not, and a search cut short need not."""
+    result = vary("gpus=1,2", "slo.e2e_p95=20ms,1s")
+    assert result.breaks == []
+    cut = vary("gpus=1,8", asked=question(**SPACE, objective="cost"), max_simulations=1)
+    assert cut.breaks in ([], [(0, 1)])
+    worse = dataclasses.replace(result.scenarios[3], values={"gpus": "4", "slo.e2e_p95": "1s"})
+    assert worse.holds
+    bad = dataclasses.replace(worse.best, value=worse.best.value * 2)
+    from planner.whatif import _breaks
+
+    answer = dataclasses.replace(worse.answer, results=[bad])
+    rows = [result.scenarios[3], dataclasses.replace(worse, answer=answer)]
+    assert _breaks(result.axes, rows) == [(0, 1)]
+    marked = dataclasses.replace(result, scenarios=rows, breaks=[(0, 1)])
+    text = " ".join(whatif_text.to_text(marked).split())
+    assert "~ 2 asks no more than 1 and gets the worse objective" in text
+    assert json.loads(whatif_text.to_json(marked))["worse_though_no_harder"] == [{"than": 1, "scenario": 2}]
+
+
+# ------------------------------------------------------------------------------------------------- forms
+
+
+def test_text_fits_80_columns_and_has_a_row_a_scenario(found):
+    text = whatif_text.to_text(found)
+    assert all(len(line) <= 80 and line == line.rstrip() for line in text.splitlines())
+    for i, scenario in enumerate(found.scenarios):
+        (row,) = [line for line in text.splitlines() if line.startswith(f"{i + 1:>3} ")]
+        assert scenario.best.plan.label.split()[0] in row
+    assert "24 of 24 scenarios proven" in text and "NOT" in text and "\x1b" not in text
+    assert "\x1b[1m" in whatif_text.to_text(found, colour=True)
+
+
+def test_csv_and_json_hold_the_same_figures(found):
+    rows = list(csv.DictReader(io.StringIO(whatif_text.to_csv(found))))
+    document = json.loads(whatif_text.to_json(found))
+    assert [axis["name"] for axis in document["axes"]] == ["gpus", "rate", "slo.ttft_p95", "objective"]
+    for row, scenario, solved in zip(rows, document["scenarios"], found.scenarios, strict=True):
+        plan = scenario["answer"]["plans"][0]
+        assert all(row[name] == value for name, value in scenario["values"].items())
+        assert float(row["value"]) == plan["value"] == solved.best.value
+        assert float(row["e2e_mean_s"]) == plan["metrics"]["e2e_mean_s"]
+        assert row["holds"] == str(scenario["holds"]) == str(solved.holds)
+        assert float(row["usd_per_hour"]) == scenario["usd_per_hour"]
+        if plan["slos"]:
+            assert float(row["ttft_p95_s_slo"]) == plan["slos"][0]["value_s"]
+        assert (row["change"] or None) == scenario["change"]
+
+
+def test_csv_of_a_scenario_without_a_plan_has_as_many_cells():
+    asked = question(model=load_model("llama-3.1-70b"), trace=trace(8), slos=(parse_slo("ttft_p95<=9s"),))
+    rows = list(csv.reader(io.StringIO(whatif_text.to_csv(vary("gpus=1,8", asked=asked)))))
+    assert len({len(row) for row in rows}) == 1
+    assert "No plan" in rows[1][-1] and json.loads(whatif_text.to_json(vary("gpus=1", asked=asked)))
+
+
+# -------------------------------------------------------------------------------------------------- axes
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("gpu=1,2", "'gpu'.*'gpus'"),
+        ("slo.tpot95=1s", "slo.tpot95.*'slo.tpot_p95'"),
+        ("slo.tpot_p95=20", "slo.tpot_p95=20.*us, ms or s"),
+        ("slo.tpot_p95=20min", "us, ms or s"),
+        ("tpot_p95=20ms", "'tpot_p95'.*'slo.tpot_p95'"),
+        ("rate=2", "rate=2.*x0.5.*4/s"),
+        ("rate=x-1", "rate=x-1"),
+        ("rate=x1e999", "rate=x1e999"),
+        ("rate=x..", "x0.5"),
+        ("gpus=four", "gpus=four.*whole"),
+        ("gpus=0", "gpus=0.*at least 1"),
+        ("gpus=", "AXIS=VALUE"),
+        ("gpus", "AXIS=VALUE"),
+        ("device=h100,h20o", "h20o.*'h20"),
+        ("objective=latencies", "'latency'"),
+        ("engine=vllm", "vllm.*'vllm-v"),
+        ("model=opt-125", "opt-125.*'opt-125m'"),
+        ("tp=two", "tp=two.*whole"),
+        ("weights=bf61", "bf61.*bf16"),
+    ],
+)
+def test_a_bad_axis_is_one_line_with_what_was_expected(text, named):
+    with pytest.raises(InputError, match=named) as caught:
+        parse_axis(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("texts", [["gpus=1", "gpus=2"], ["tp=1", "attn_tp=2"], ["gpus=1", "nodes=1"]])
+def test_axes_that_contradict_each_other_are_refused(texts):
+    with pytest.raises(InputError, match=r"give|given"):
+        parse_axes(texts)
+
+
+def test_values_are_applied_together():
+    asked = question(slos=(parse_slo("tpot_p95<=1s"), parse_slo("ttft_mean<=2s")), fix={"pp": 1})
+    values = {"device": "h100", "gpus": "12", "rate": "x4", "slo.tpot_p95": "none", "objective": "goodput",
+              "tp": "2", "weights": "fp16", "engine": "vllm-v0", "model": "opt-350m"}  # fmt: skip
+    made = apply(asked, values)
+    assert made.fleet == homogeneous("h100", gpus=12)
+    assert made.trace.rate_per_s == pytest.approx(4 * asked.trace.rate_per_s)
+    assert [slo.text for slo in made.slos] == ["ttft_mean<=2s"]
+    assert made.fix == {"pp": 1, "attn_tp": 2, "weights": "bf16"}
+    assert (made.objective, made.engine, made.model.name) == ("goodput", "vllm-v0", "opt-350m")
+    own = question(fleet=homogeneous("h100", gpus=4, gpus_per_node=2))
+    assert apply(own, {"nodes": "3"}).fleet == homogeneous("h100", nodes=3, gpus_per_node=2)
+
+
+@given(counts=st.lists(st.integers(1, 3), min_size=1, max_size=3))
+@LAWFUL
+def test_there_are_as_many_scenarios_as_combinations(counts):
+    axes = [Axis(name=f"a{i}", values=tuple(map(str, range(n)))) for i, n in enumerate(counts)]
+    found = combinations(axes)
+    assert len(found) == math.prod(counts) == len({tuple(values.items()) for values in found})
+    assert words("a0", "1") == "a0=1"
+
+
+def test_differences_name_stages_that_alone_differ():
+    from planner.whatif import differences
+
+    even, odd = (Plan(layers_per_stage=layers) for layers in ((6, 6), (7, 5)))
+    assert differences(even, odd) == "pp=2 tp=1 of 7/5 layers instead of pp=2 tp=1 of 6/6 layers"
