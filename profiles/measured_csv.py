@@ -11,10 +11,14 @@ from profiles.errors import InputError, nearest
 from profiles.ops import FloatArray
 from profiles.silicon_tables import Table
 
-Kind = Literal["word", "count", "size", "time"]
-"""``count`` is a whole number above 0, ``size`` a whole number from 0, ``time`` a number above 0."""
+Kind = Literal["word", "count", "size", "time", "spread"]
+"""``count`` is a whole number above 0, ``size`` a whole number from 0, ``time`` a number above 0, ``spread``
+a number from 0."""
 
-_WORDS = {"count": "a whole number above 0", "size": "a whole number from 0", "time": "a number above 0"}
+_WORDS = {
+    "count": "a whole number above 0", "size": "a whole number from 0", "time": "a number above 0",
+    "spread": "a number from 0",
+}  # fmt: skip
 
 
 def read_measured(path: Path, columns: Mapping[str, Kind]) -> dict[str, Any]:
@@ -46,13 +50,14 @@ def read_measured(path: Path, columns: Mapping[str, Kind]) -> dict[str, Any]:
             result[name] = frame[name].astype(str).to_numpy()
             continue
         values = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64)
-        least = values >= 0 if kind == "size" else values > 0
-        good = least & np.isfinite(values) & ((kind == "time") | (values == np.floor(values)))
+        least = values >= 0 if kind in ("size", "spread") else values > 0
+        whole = kind in ("count", "size")
+        good = least & np.isfinite(values) & (not whole or values == np.floor(values))
         if not good.all():
             row = int(np.argmin(good))
             text = str(frame[name].iloc[row])
             raise InputError(f"{path}:{frame.index[row] + 2}: column {name!r}: {text} is not {_WORDS[kind]}")
-        result[name] = values if kind == "time" else values.astype(np.int64)
+        result[name] = values.astype(np.int64) if whole else values
     return result
 
 
