@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.objective import Objective
@@ -225,12 +226,13 @@ def to_text(answer: "Answer", *, top: int | None = 5, colour: bool = False) -> s
     _line(console, f"objective: {objective.words}" + (f"; SLO {answer.slo_text}" if answer.slo_text else ""))
     console.print()
     if results:
-        _winner(console, answer)
+        for name, text in winner_rows(answer):
+            _row(console, name, text)
         if answer.searched:
             console.print()
             _table(console, answer, results[:top] if top else results)
     if answer.searched:
-        _certificate(console, answer)
+        _row(console, "certificate", certificate_text(answer))
     for note in answer.notes:
         _line(console, f"note: {note}")
     file = console.file
@@ -254,16 +256,17 @@ def _row(console: Any, name: str, text: str) -> None:
     console.print(Padding(grid, 0))
 
 
-def _winner(console: Any, answer: "Answer") -> None:
+def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
+    """What is said of the best plan: names, and the words beside them. An empty name continues the one before."""
     best = answer.results[0]
     m, objective = best.metrics, answer.objective
     name = "plan" if not answer.searched else "best plan" if best.acceptable else "nearest plan"
-    _row(console, name, f"{best.plan.label}  ({best.plan.devices} x {best.device})")
+    yield name, f"{best.plan.label}  ({best.plan.devices} x {best.device})"
     if not best.meets_slos:
         broken = ", ".join(slo.text for slo in best.slos if not slo.met)
         all_of = "none of the simulated plans" if answer.certificate.unexamined else "no feasible plan"
-        _row(console, "", f"breaks {broken}" + (f"; {all_of} meets every SLO" * answer.searched))
-    _row(console, "", describe_plan(best.plan))
+        yield "", f"breaks {broken}" + (f"; {all_of} meets every SLO" * answer.searched)
+    yield "", describe_plan(best.plan)
     value = quantity(best.value, objective.unit)
     if answer.searched and best.acceptable:
         gap = answer.certificate.gap
@@ -272,41 +275,50 @@ def _winner(console: Any, answer: "Answer") -> None:
         )
     side = "above" if objective.maximize else "below"
     limit = quantity(best.bound, objective.unit)
-    _row(console, "objective", f"{value}; no scheduler gets this plan {side} {limit} ({best.bound_name})")
+    yield "objective", f"{value}; no scheduler gets this plan {side} {limit} ({best.bound_name})"
     for name, key in (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2e")):
         values = ", ".join(
             f"{label} {quantity(m[f'{key}_{field}_s'], 's')}"
             for label, field in (("mean", "mean"), ("p50", "p50"), ("p95", "p95"), ("p99", "p99"))
         )
-        _row(console, name, values)
+        yield name, values
     for slo in best.slos:
-        _row(console, "SLO", f"{slo.text}: {quantity(slo.value, 's')}, {'met' if slo.met else 'NOT met'}")
+        yield "SLO", f"{slo.text}: {quantity(slo.value, 's')}, {'met' if slo.met else 'NOT met'}"
     share = split_latency(best)
-    _row(console, "latency is", ", ".join(f"{k} {v}%" for k, v in percentages(share).items()))
+    yield "latency is", ", ".join(f"{k} {v}%" for k, v in percentages(share).items())
     busy = sum(best.breakdown_s.values()) or 1.0
     parts = sorted(best.breakdown_s.items(), key=lambda kv: -kv[1])[:5]
-    _row(console, "busy time is", ", ".join(f"{name} {v / busy:.0%}" for name, v in parts) or "none")
-    _row(console, "throughput", f"{quantity(m['generated_tokens_per_s'], 'generated tokens/s')}, "
-         f"{quantity(m['requests_per_s'], 'requests/s')}, mean batch {m['sequences_per_iteration']:.1f}, "
-         f"MFU {_percent(m['mfu'])}, MBU {_percent(m['mbu'])}, KV peak {_percent(m['kv_peak_share'])}, "
-         f"preemptions {m['preemptions']:.0f}")  # fmt: skip
+    yield "busy time is", ", ".join(f"{name} {v / busy:.0%}" for name, v in parts) or "none"
+    yield (
+        "throughput",
+        f"{quantity(m['generated_tokens_per_s'], 'generated tokens/s')}, "
+        f"{quantity(m['requests_per_s'], 'requests/s')}, mean batch {m['sequences_per_iteration']:.1f}, "
+        f"MFU {_percent(m['mfu'])}, MBU {_percent(m['mbu'])}, KV peak {_percent(m['kv_peak_share'])}, "
+        f"preemptions {m['preemptions']:.0f}",
+    )
     per_token = quantity(m["energy_per_generated_token_j"], "J")
-    _row(console, "energy", f"{quantity(m['energy_j'], 'J')}, {per_token} per generated token, mean "
-         f"{m['mean_power_w']:.0f} W (device boards, idle included)")  # fmt: skip
+    yield (
+        "energy",
+        f"{quantity(m['energy_j'], 'J')}, {per_token} per generated token, mean "
+        f"{m['mean_power_w']:.0f} W (device boards, idle included)",
+    )
     if usd := m.get("cost_usd"):
         hourly = usd / (m["makespan_s"] or math.inf) * 3600
         million = hourly / ((m["generated_tokens_per_s"] or math.inf) * 3600) * 1e6
-        _row(console, "cost", f"{quantity(usd, 'USD')}; {quantity(hourly, 'USD')} per hour, "
-             f"{quantity(million, 'USD')} per million generated tokens")  # fmt: skip
-    _row(console, "memory", _memory_text(best))
-    _row(console, "placement", placement_text(best))
+        yield (
+            "cost",
+            f"{quantity(usd, 'USD')}; {quantity(hourly, 'USD')} per hour, "
+            f"{quantity(million, 'USD')} per million generated tokens",
+        )
+    yield "memory", _memory_text(best)
+    yield "placement", placement_text(best)
     for engine, command, notes in answer.launch[:1]:
-        _row(console, "launch", command)
+        yield "launch", command
         for note in notes:
-            _row(console, "", note)
-        _row(console, "runs on", ", ".join(best.deployable) or f"no engine today ({engine} shown)")
+            yield "", note
+        yield "runs on", ", ".join(best.deployable) or f"no engine today ({engine} shown)"
     shares = ", ".join(f"{share}% {name}" for name, share in percentages(best.provenance).items() if share)
-    _row(console, "profile", f"{shares or 'nothing'} (share of predicted time); {answer.profile_text}")
+    yield "profile", f"{shares or 'nothing'} (share of predicted time); {answer.profile_text}"
 
 
 def percentages(parts: dict[str, float]) -> dict[str, int]:
@@ -385,9 +397,14 @@ def _settings(result: PlanResult) -> tuple[str, ...]:
     return result.pool, formats, clock, plan.engine.policy, f"seqs={plan.engine.max_seqs}"
 
 
-def _differing(results: list[PlanResult]) -> list[bool]:
-    """Which of the ``_settings`` are not the same for all."""
-    return [len(set(words)) > 1 for words in zip(*map(_settings, results), strict=True)]
+def distinct_names(results: Sequence[PlanResult]) -> list[str]:
+    """Each plan's label, and what besides the token budget is not the same for all."""
+    words = [_settings(result) for result in results]
+    differing = [len(set(column)) > 1 for column in zip(*words, strict=True)]
+    return [
+        " ".join([r.plan.label, *(word for word, differs in zip(row, differing, strict=True) if differs)])
+        for r, row in zip(results, words, strict=True)
+    ]
 
 
 def _table(console: Any, answer: "Answer", results: list[PlanResult]) -> None:
@@ -408,14 +425,9 @@ def _table(console: Any, answer: "Answer", results: list[PlanResult]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     valid = [i for i, r in enumerate(answer.results) if r.acceptable]
     front = {valid[i] for i in pareto([answer.results[i] for i in valid], PARETO_METRICS)}
-    differing = _differing(results)
-    for i, r in enumerate(results):
+    for i, (r, name) in enumerate(zip(results, distinct_names(results), strict=True)):
         marks = ("" if r.deployable else " (x)") + ("" if r.acceptable else " (!)")
-        words = [
-            r.plan.label,
-            *(words for words, differs in zip(_settings(r), differing, strict=True) if differs),
-        ]
-        cells = [f"{i + 1}{'*' if i in front else ' '}", " ".join(words) + marks]
+        cells = [f"{i + 1}{'*' if i in front else ' '}", name + marks]
         cells += [str(r.plan.engine.token_budget)]
         cells += [quantity(r.metrics[key], "s") for key in latencies.values()]
         cells.append(
@@ -439,7 +451,8 @@ def _table(console: Any, answer: "Answer", results: list[PlanResult]) -> None:
         _row(console, "runner-up", f"{other.plan.label}: {why_lost(other, answer.results[0], objective)}")
 
 
-def _certificate(console: Any, answer: "Answer") -> None:
+def certificate_text(answer: "Answer") -> str:
+    """What became of every feasible plan, and the gap."""
     c = answer.certificate
     text = (
         f"{c.feasible} feasible plans: {c.simulated} simulated, {c.excluded_by_bound} excluded because "
@@ -454,4 +467,4 @@ def _certificate(console: Any, answer: "Answer") -> None:
         text += f"; none simulated {served}" if c.unexamined else f"; none {served}"
     else:
         text += "; gap unbounded" if math.isinf(c.gap) else f"; proven gap {c.gap:.2%}"
-    _row(console, "certificate", text)
+    return text
