@@ -208,6 +208,27 @@ def whatif(**options: Any) -> None:
 
 @main.command(
     epilog=example(
+        "zenith minimum --model llama-3.1-8b --device l40s --gpus 4",
+        '--trace traces/samples/chat.csv --slo "tpot_p95<=15ms"',
+    )
+)
+@question_options
+@search_options
+@click.option("--of", type=click.Choice(["gpus", "cost", "power"]), default="gpus",
+              help="GPUs, price per hour, or mean power.")  # fmt: skip
+def minimum(**options: Any) -> None:
+    """Find the least of the fleet that serves the trace within the SLOs, and prove that less does not.
+
+    Exits 0 with the least, 2 on bad input, 3 when not even the whole fleet has a plan that holds, 4 when a limit
+    left that open.
+    """
+    from planner import commands
+
+    show(commands.minimum(options, progress=progress))
+
+
+@main.command(
+    epilog=example(
         "zenith simulate --model llama-3.1-8b --device l40s --gpus 2",
         "--trace traces/samples/chat.csv --plan tp=2",
     )

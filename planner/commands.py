@@ -88,6 +88,19 @@ def whatif(options: Options, *, progress: Progress) -> Reply:
     return _print(whatif_text, found, options, exit_code=0 if holds else 4 if cut else 3)
 
 
+def minimum(options: Options, *, progress: Progress) -> Reply:
+    """``zenith minimum``."""
+    from planner import minimum_text
+    from planner.minimum import minimum
+
+    started = time.monotonic()
+    question = _question(options, progress)
+    found = minimum(question, options["of"], **_limits(options), progress=progress)
+    progress(f"done in {time.monotonic() - started:.1f} s")
+    status = 0 if found.least is not None else 4 if found.certificate.unexamined else 3
+    return _print(minimum_text, found, options, exit_code=status)
+
+
 def _print(words: Any, found: Any, options: Options, *, exit_code: int) -> Reply:
     """What was found, in the form asked for, by a module that has ``to_text``, ``to_csv`` and ``to_json``."""
     from traces.write import write_whole

@@ -129,6 +129,15 @@ def test_whatif_says_by_its_status_whether_any_scenario_has_a_plan():
     assert cut.exit_code == 4 and "0 of 1 scenarios proven" in cut.stdout
 
 
+def test_minimum_says_by_its_status_what_is_known():
+    found = ask("minimum", "--slo", "ttft_p95<=1s", "--json")
+    document = json.loads(found.stdout)
+    assert found.exit_code == 0 and document["least"] == document["proven"] == 1
+    assert validated(json.dumps(document["answer"]))["plans"][0]["plan"]["devices"] == 1
+    assert ask("minimum", "--slo", "ttft_p95<=1us").exit_code == 3
+    assert ask("minimum", "--slo", "itl_p99<=1us", "--max-simulations", "1").exit_code == 4
+
+
 def test_simulate_json_follows_the_schema(folder):
     result = ask("simulate", "--plan", "dp=2", "--json", "--requests", "times.csv")
     answer = validated(result.stdout)
@@ -320,6 +329,8 @@ MISTAKES = [
     (f"whatif {ASK} --vary gpus=1 --vary nodes=1", "gpus nodes"),
     (f"whatif {ASK} --vary objective=goodput", "goodput --slo"),
     (f"whatif {ASK}", "--vary"),
+    (f"minimum {ASK} --of watts", "watts power"),
+    (f"minimum {ASK} --use-all-devices", "--use-all-devices"),
     ("models no-such-model", "no-such-model"),
     ("trace describe missing.csv", "missing.csv exist"),
     ("trace convert few.csv nowhere/out.csv", "nowhere/out.csv folder"),
