@@ -93,7 +93,7 @@ def question_options(command: F) -> F:
         click.option("--slo", "slos", multiple=True, help="Hard limit, e.g. ttft_p99<=500ms, e2e_mean<=3s."),
         click.option("--engine", help="Host overheads: vllm-v1, vllm-v0 or none. Default: vllm-v1."),
         click.option("--profile", type=FILE, help="Constants from zenith calibrate, instead of --engine."),
-        click.option("--tables", type=FOLDER, help="Operation tables in APEX+'s CSV format, used first."),
+        click.option("--tables", type=FOLDER, help="Operation tables (docs/profile.md), used first."),
         click.option("--no-silicon", is_flag=True, help="Do not use the tables of aiconfigurator-core."),
         click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), default=0.9,
                      help="Share of device memory for the engine, as in vLLM."),
@@ -261,6 +261,7 @@ def simulate(**options: Any) -> None:
     help="What is bounded.",
 )
 @click.option("--window", help="Only requests that arrive so long after the first, e.g. 60s.")
+@click.option("--exact", is_flag=True, help="Also ask CP-SAT for the best schedule; for small windows.")
 def bound(**options: Any) -> None:
     """Show how far each scheduler is from the best that any could do, and why.
 
@@ -309,7 +310,9 @@ def validate(runs: tuple[Path, ...], **options: Any) -> None:
 
 @main.command(epilog=example("zenith calibrate traces/samples/campaign --device l40s -o profile.yaml"))
 @run_options
-@click.option("--fit", multiple=True, help="Only runs of this traffic or plan, e.g. 'lmsys*'; may be repeated.")
+@click.option(
+    "--fit", multiple=True, help="Only runs of this traffic or plan, e.g. 'lmsys*'; may be repeated."
+)
 @click.option("-o", "--output", type=OUTPUT, required=True, help="The profile, a YAML file for --profile.")
 def calibrate(runs: tuple[Path, ...], **options: Any) -> None:
     """Fit an engine's constants to measured runs and say how well.
@@ -319,6 +322,32 @@ def calibrate(runs: tuple[Path, ...], **options: Any) -> None:
     from planner import commands
 
     show(commands.calibrate(runs, options, progress=progress))
+
+
+@main.command(epilog=example("zenith profile -o my-gpu --dry-run"))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of tables; an earlier run in it goes on.",
+)
+@click.option("--budget", default="10m", help="Time to spend in this run, e.g. 90s, 10m, 2h.")
+@click.option("--ops", default="", help="Operations, e.g. gemm,decode. Default: all.")
+@click.option("--dry-run", is_flag=True, help="Show the grid and about how long it takes; needs no GPU.")
+def profile(output: Path, budget: str, ops: str, dry_run: bool) -> None:
+    """Measure the operations of the GPU at hand, for --tables.
+
+    Needs PyTorch (extra "profile"). Time goes where interpolation is expected to be furthest off. Exits 2
+    where there is no PyTorch or no GPU (docs/profile.md).
+    """
+    from planner import profile_run
+
+    operations, budget_s = profile_run.parse_operations(ops), profile_run.parse_budget(budget)
+    if dry_run:
+        click.echo(profile_run.plan(output, operations))
+    else:
+        click.echo(profile_run.run(output, operations=operations, budget_s=budget_s, progress=progress))
 
 
 @main.command(epilog=example("zenith devices"))

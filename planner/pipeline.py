@@ -261,7 +261,8 @@ class Evaluator:
 def operations_of(pool: Pool, model: Model, *, tables: Path | None, silicon: bool) -> tuple[Operations, str]:
     """The best source of operation times for a pool's device, and its name for people.
 
-    ``tables``: CSV in APEX+'s format, or a profile of one model by vLLM (with ``attention.csv``).
+    ``tables``: what ``zenith profile`` wrote (with ``profile.json``), a profile of one model by vLLM (with
+    ``attention.csv``), or CSV in APEX+'s format.
     """
     from profiles.roofline import Roofline
 
@@ -278,7 +279,11 @@ def operations_of(pool: Pool, model: Model, *, tables: Path | None, silicon: boo
         else:
             words += " (install the extra 'silicon' for measured tables)"
     if tables is not None:
-        if (tables / "attention.csv").exists():
+        if (tables / "profile.json").exists():
+            from profiles.own_tables import OwnTables
+
+            operations = OwnTables(tables, device=device, fallback=operations)
+        elif (tables / "attention.csv").exists():
             from profiles.vllm_profile import VllmProfile
 
             operations = VllmProfile(tables, model=model, fallback=operations)

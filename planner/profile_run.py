@@ -41,8 +41,8 @@ def parse_operations(text: str) -> tuple[str, ...]:
     return names or tuple(OPERATIONS)
 
 
-def plan(directory: Path, operations: Sequence[str], gpus: int) -> str:
-    """The coarse grid, what a folder already has of it, and about how long the rest takes."""
+def plan(directory: Path, operations: Sequence[str], gpus: int = 8) -> str:
+    """The coarse grid, what a folder already has of it, and about how long the rest takes; needs no device."""
     lines = [
         f"{'operation':<11}{'sites':>6}{'coarse points':>15}{'measured':>10}{'to measure':>12}{'about':>9}"
     ]
@@ -56,8 +56,8 @@ def plan(directory: Path, operations: Sequence[str], gpus: int) -> str:
         lines.append(
             f"{name:<11}{len(ours):>6}{coarse:>15}{rows:>10}{missing:>12}{_span(missing * POINT_S):>9}"
         )
-    if "collective" in operations and gpus < 2:
-        lines.append("collective needs two devices: none of it with --gpus 1")
+    if "collective" in operations:
+        lines.append(f"collective: for {gpus} devices; there is none with one.")
     lines.append(
         f"The coarse grid takes about {_span(left * POINT_S)} at {POINT_S:g} s a point (a guess); what is"
     )

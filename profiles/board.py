@@ -23,6 +23,7 @@ class Board:
         self._nvml: Any = None
         self._handle: Any = None
         self._smi: subprocess.Popen[str] | None = None
+        self._reader: Thread | None = None
         self._latest: tuple[float | None, float | None] = None, None
         if not self._open_nvml():
             self._open_smi()
@@ -40,9 +41,12 @@ class Board:
             return None, None
 
     def close(self) -> None:
-        if self._smi is not None:
+        if self._smi is not None and self._reader is not None:
             self._smi.terminate()
             self._smi.wait()
+            self._reader.join()
+            if self._smi.stdout is not None:
+                self._smi.stdout.close()
 
     def _open_nvml(self) -> bool:
         try:
@@ -75,7 +79,8 @@ class Board:
         except (OSError, subprocess.SubprocessError):
             return
         self.driver = done.stdout.strip() or "unknown"
-        Thread(target=self._follow, args=(self._smi,), daemon=True).start()
+        self._reader = Thread(target=self._follow, args=(self._smi,), daemon=True)
+        self._reader.start()
 
     def _follow(self, process: "subprocess.Popen[str]") -> None:
         for line in process.stdout or ():

@@ -125,9 +125,10 @@ class Compiler:
             decode_provenance=shares(_sum(s.decode_seconds for s in stages)),
             prefill_provenance=shares(_sum(s.prefill_seconds for s in stages)),
             flops_per_token=work.flops_per_token(model),
-            attention_flops_per_pair=work.attention_flops_per_pair(model),
+            attention=work.attention_work(model, plan),
             weight_bytes=work.weight_bytes(model, plan),
-            kv_bytes_per_token=model.kv_bytes_per_token(plan.kv_format),
+            experts=work.routed_experts(model, plan),
+            ffn_groups=plan.ffn_dp,
             peak_flops=self.device.flops(compute) * plan.replica_devices,
             peak_bandwidth=self.device.bandwidth * plan.replica_devices,
         )

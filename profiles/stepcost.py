@@ -37,6 +37,32 @@ PS = 1_000_000_000_000
 """Picoseconds in a second."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionWork:
+    """Self-attention of all layers with one window, for MFU and MBU.
+
+    ``window`` tokens at most are seen, 0 for all. ``flops_per_pair`` per new token and token that it sees;
+    ``kv_bytes_per_token`` per token that a decode sees, read by all devices that hold it together.
+    """
+
+    window: int
+    flops_per_pair: float
+    kv_bytes_per_token: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutedExperts:
+    """Experts of all layers that have ``experts`` of them, ``top_k`` for each token; for MBU.
+
+    ``bytes_each``: weights of one expert of every such layer, in one feed-forward group. Each of the
+    groups has all experts and an equal part of the tokens.
+    """
+
+    experts: int
+    top_k: int
+    bytes_each: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepCost:
     """See the module. P stages, N most tokens of one rank, T = ranks * N, M most sequences of the
@@ -82,9 +108,10 @@ class StepCost:
 
     # For MFU and MBU, of the whole replica.
     flops_per_token: float = 0.0  # dense part of a forward pass, attention left out
-    attention_flops_per_pair: float = 0.0  # per (new token, KV token read)
-    weight_bytes: float = 0.0  # read once per iteration
-    kv_bytes_per_token: float = 0.0
+    attention: tuple[AttentionWork, ...] = ()
+    weight_bytes: float = 0.0  # read by every iteration
+    experts: tuple[RoutedExperts, ...] = ()  # read where tokens go
+    ffn_groups: int = 1
     peak_flops: float = 0.0  # of all devices of the replica, at the compute format
     peak_bandwidth: float = 0.0
 

@@ -199,6 +199,7 @@ def _outcome(
         replicas=replicas,
         stages=step.stages,
         iterations=sums[k.ITERATIONS],
+        iterations_by_tokens=shared,
         events=sums[k.EVENTS],
         sequences_per_iteration=sums[k.BATCH_SUM] / max(1, sums[k.ITERATIONS]),
         busy_ps=sums[k.BUSY],

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles.roofline import attended_pairs, experts_hit
 from profiles.stepcost import PS, StepCost
 from simulator.kernel import GAP_BINS, gap_edge
 from simulator.outcome import Outcome
@@ -95,6 +96,45 @@ def slo_value(outcome: Outcome, metric: str, percentile: float | None) -> float:
     return float(values.mean() if percentile is None else np.percentile(values, percentile))
 
 
+def useful_flops(outcome: Outcome, step: StepCost) -> float:
+    """FLOPs that served requests need: of every prompt token and of every generated one but the last, which
+    never runs through the model, and of each pair of such a token and one that it sees, itself included, no
+    farther back than the window of the layer. What is recomputed counts once."""
+    ok = outcome.served
+    tokens = (outcome.prompt_tokens[ok] + outcome.output_tokens[ok] - 1).astype(np.float64)
+    flops = step.flops_per_token * float(tokens.sum())
+    for each in step.attention:
+        flops += each.flops_per_pair * float(attended_pairs(tokens, each.window, causal=True).sum())
+    return flops
+
+
+def read_bytes(outcome: Outcome, step: StepCost) -> float:
+    """Bytes that devices read at the least: weights in every iteration, experts where its tokens go, and the
+    keys and values that each generated token but the first sees, no farther back than the window.
+
+    Of E experts, n tokens that each pick k at random hit ``E (1 - (1 - k / E)^n)`` expected. Iterations are
+    counted by their n: the mean of n over the run would give more, as the function is concave. What prompts
+    read besides weights is left out. A generated token that a recomputation brings sees its context in a
+    prefill, which reads it, too. So no more is counted than the modelled times have room for.
+    """
+    read = step.weight_bytes * outcome.iterations
+    tokens = np.flatnonzero(outcome.iterations_by_tokens)
+    iterations = outcome.iterations_by_tokens[tokens].astype(np.float64)
+    fewer, groups_with_more = np.divmod(tokens, step.ffn_groups)
+    for each in step.experts:
+        hit, hit_by_more = (experts_hit(n, each.top_k, each.experts) for n in (fewer, fewer + 1))
+        in_all = groups_with_more * hit_by_more + (step.ffn_groups - groups_with_more) * hit
+        read += each.bytes_each * float(iterations @ in_all)
+    ok = outcome.served
+    prompts = outcome.prompt_tokens[ok].astype(np.float64)
+    stored = prompts + outcome.output_tokens[ok] - 1
+    for cells in step.attention:
+        seen = attended_pairs(stored, cells.window, causal=True).sum()
+        seen_by_prompts = attended_pairs(prompts, cells.window, causal=True).sum()
+        read += cells.kv_bytes_per_token * float(seen - seen_by_prompts)
+    return read
+
+
 def summary(
     outcome: Outcome, step: StepCost, *, devices: int, usd_per_device_hour: float | None,
     goodput_bounds_s: dict[str, float] | None = None,
@@ -103,11 +143,10 @@ def summary(
 
     Durations: ``makespan_s`` runs from the first arrival to the last token. Rates are per second of the
     makespan. ``generated_tokens_per_s`` counts output tokens, ``processed_tokens_per_s`` prompt and output
-    tokens of served requests. ``mfu`` is useful FLOPs (dense and attention, recomputation left out) over
-    peak FLOPs of all devices in the makespan, ``mbu`` the bytes of weights and KV read by iterations over
-    peak bandwidth. ``energy_j`` is device energy (see Outcome); ``cost_usd`` bills every device of the plan.
-    Both run from the start of the trace (time 0) to the last token. ``goodput_requests_per_s`` counts
-    requests that meet every bound.
+    tokens of served requests. ``mfu`` is ``useful_flops`` over what all devices can compute in the makespan,
+    ``mbu`` is ``read_bytes`` over what they can read. ``energy_j`` is device energy (see Outcome);
+    ``cost_usd`` bills every device of the plan. Both run from the start of the trace (time 0) to the last
+    token. ``goodput_requests_per_s`` counts requests that meet every bound.
     ``idle_share``: share of device-time of the stages with nothing to run.
     """
     served = outcome.served
@@ -128,10 +167,6 @@ def summary(
     for name in ("e2e", "ttft", "tpot", "itl"):
         for q in PERCENTILES:
             result[f"{name}_p{q}_s"] = slo_value(outcome, name, q)
-    useful = outcome.prompt_tokens[served] + outcome.output_tokens[served] - 1
-    pairs = float((useful.astype(np.float64) * (useful + 1) / 2).sum())
-    flops = step.flops_per_token * float(useful.sum()) + step.attention_flops_per_pair * pairs
-    moved = step.weight_bytes * outcome.iterations + step.kv_bytes_per_token * outcome.kv_read_tokens
     device_s = makespan_s * outcome.replicas
     result |= {
         "generated_tokens_per_s": generated / makespan_s,
@@ -142,8 +177,8 @@ def summary(
         "preemptions": float(outcome.preemptions.sum()),
         "recomputed_tokens": float(outcome.recomputed_tokens),
         "kv_peak_share": outcome.peak_blocks / outcome.kv_blocks,
-        "mfu": flops / (step.peak_flops * device_s) if step.peak_flops else None,
-        "mbu": moved / (step.peak_bandwidth * device_s) if step.peak_bandwidth else None,
+        "mfu": useful_flops(outcome, step) / (step.peak_flops * device_s) if step.peak_flops else None,
+        "mbu": read_bytes(outcome, step) / (step.peak_bandwidth * device_s) if step.peak_bandwidth else None,
         "idle_share": max(0.0, 1 - outcome.stage_busy_ps / PS / (device_s * outcome.stages)),
         "energy_j": outcome.energy_j,
         "energy_per_generated_token_j": outcome.energy_j / generated if generated else None,

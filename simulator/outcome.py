@@ -19,7 +19,8 @@ class Outcome:
     request to the reason why it is never served.
 
     Per replica: ``busy_ps`` with at least one batch in flight, ``stage_busy_ps`` summed over stages,
-    ``iterations``, ``decode_tokens``, ``prefill_tokens`` (recomputed ones included), ``kv_read_tokens``
+    ``iterations``, ``iterations_by_tokens`` (``[n]``: those with n new tokens, ranks together; they add up to
+    ``iterations``), ``decode_tokens``, ``prefill_tokens`` (recomputed ones included), ``kv_read_tokens``
     (cached tokens read by decodes), ``energy_nj`` above idle, ``peak_blocks``.
 
     ``gaps`` counts inter-token gaps by ``simulator.kernel.gap_bin``.
@@ -38,6 +39,7 @@ class Outcome:
     replicas: int
     stages: int
     iterations: int
+    iterations_by_tokens: IntArray
     events: int
     sequences_per_iteration: float
     busy_ps: int

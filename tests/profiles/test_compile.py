@@ -201,9 +201,10 @@ def test_iteration_takes_at_least_its_compute_and_its_memory(batch, width, form)
     sequences = decodes + len(chunks)
     linear = tokens * step.flops_per_token / step.peak_flops
     # Attention and head compute in bf16.
-    rest = pairs * step.attention_flops_per_pair * 0.999 + head * sequences
+    (attention,) = step.attention
+    rest = pairs * attention.flops_per_pair * 0.999 + head * sequences
     compute = linear * 0.999 + rest / (FakeDevice().flops("bf16") * width)
-    kv = decodes * context * step.kv_bytes_per_token
+    kv = decodes * context * attention.kv_bytes_per_token
     memory = (step.weight_bytes + kv) / step.peak_bandwidth
     assert seconds >= max(compute, memory * 0.999)
 

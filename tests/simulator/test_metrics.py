@@ -1,12 +1,15 @@
 """Each metric on an outcome small enough to work out by hand; percentiles of gaps against the exact gaps."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from profiles.stepcost import PS
+from profiles.stepcost import PS, AttentionWork, RoutedExperts
 from simulator import metrics
 from simulator.engine import simulate
 from simulator.kernel import GAP_BINS, gap_bin, gap_edge
@@ -42,6 +45,7 @@ def outcome(**fields: Any) -> Outcome:
         "replicas": 2,
         "stages": 1,
         "iterations": 8,
+        "iterations_by_tokens": np.array([0, 5, 0, 2, 1]),
         "events": 4,
         "sequences_per_iteration": 1.5,
         "busy_ps": 9 * PS,
@@ -68,9 +72,12 @@ def outcome(**fields: Any) -> Outcome:
 STEP = dataclasses.replace(
     steps.affine_step(),
     flops_per_token=2.0,
-    attention_flops_per_pair=4.0,
+    attention=(
+        AttentionWork(window=0, flops_per_pair=4.0, kv_bytes_per_token=5.0),
+        AttentionWork(window=12, flops_per_pair=3.0, kv_bytes_per_token=2.0),
+    ),
     weight_bytes=100.0,
-    kv_bytes_per_token=5.0,
+    experts=(RoutedExperts(experts=8, top_k=2, bytes_each=10.0),),
     peak_flops=1000.0,
     peak_bandwidth=500.0,
 )
@@ -130,13 +137,90 @@ def test_counts() -> None:
 
 
 def test_mfu_counts_useful_flops_of_all_devices() -> None:
-    # Tokens run through the model: 12, 20, 31; each attends to itself and those before it.
-    useful = 2 * (12 + 20 + 31) + 4 * (12 * 13 / 2 + 20 * 21 / 2 + 31 * 32 / 2)
+    # Tokens run through the model: 12, 20, 31; each sees itself and those before it, in some layers 12 at most.
+    everything = 12 * 13 / 2 + 20 * 21 / 2 + 31 * 32 / 2
+    windowed = (12 * 13 / 2) + (12 * 13 / 2 + 8 * 12) + (12 * 13 / 2 + 19 * 12)
+    useful = 2 * (12 + 20 + 31) + 4 * everything + 3 * windowed
     assert summary(outcome())["mfu"] == pytest.approx(useful / (1000 * 10 * 2))
 
 
-def test_mbu_counts_weights_per_iteration_and_kv_read() -> None:
-    assert summary(outcome())["mbu"] == pytest.approx((100 * 8 + 5 * 40) / (500 * 10 * 2))
+def test_mbu_counts_weights_experts_and_kv() -> None:
+    # Of 8 experts one token hits 2, three hit 8 (1 - 0.75^3) = 4.625, four 8 (1 - 0.75^4) = 5.46875.
+    weights = 100 * 8 + 10 * (5 * 2 + 2 * 4.625 + 1 * 5.46875)
+    # Request 0 generates two more tokens, that see 11 and 12; request 3 one more, that sees 31.
+    kv = 5 * (11 + 12 + 31) + 2 * (11 + 12 + 12)
+    assert summary(outcome())["mbu"] == pytest.approx((weights + kv) / (500 * 10 * 2))
+
+
+def test_feed_forward_groups_have_experts_and_tokens_of_their_own() -> None:
+    """Two groups: of one token one group hits 2 experts, the other none; of three, one group has two."""
+    step = dataclasses.replace(STEP, attention=(), weight_bytes=0.0, ffn_groups=2)
+    two = 8 * (1 - 0.75**2)
+    assert metrics.read_bytes(outcome(), step) == pytest.approx(10 * (5 * 2 + 2 * (two + 2) + 1 * 2 * two))
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(1, 1), (3, 1), (4, 2), (3, 3)])
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_experts_hit_are_the_mean_over_every_routing(experts: int, top_k: int, tokens: int) -> None:
+    picks = list(itertools.combinations(range(experts), top_k))
+    routings = list(itertools.product(picks, repeat=tokens))
+    mean = sum(len(set().union(*routing)) for routing in routings) / len(routings)
+    step = dataclasses.replace(
+        STEP,
+        attention=(),
+        weight_bytes=0.0,
+        experts=(RoutedExperts(experts=experts, top_k=top_k, bytes_each=1.0),),
+    )
+    made = outcome(iterations_by_tokens=np.bincount([tokens] * 8), iterations=8)
+    assert metrics.read_bytes(made, step) == pytest.approx(8 * mean)
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(
+    requests=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=5),
+    window=st.integers(0, 90),
+)
+def test_pairs_and_reads_are_those_of_every_token(requests: list[tuple[int, int]], window: int) -> None:
+    """Token by token: a position computes with what it sees; a generated one, the first not, reads it."""
+    pairs = reads = 0
+    for prompt, output in requests:
+        for position in range(1, prompt + output):
+            sees = sum(1 for other in range(1, position + 1) if not window or position - other < window)
+            pairs += sees
+            reads += sees if position > prompt else 0
+    each = np.zeros(len(requests), np.int64)
+    made = outcome(
+        arrival_ps=each,
+        prompt_tokens=np.array([p for p, _ in requests]),
+        output_tokens=np.array([o for _, o in requests]),
+        finish_ps=each,
+    )
+    step = dataclasses.replace(
+        STEP,
+        flops_per_token=0.0,
+        weight_bytes=0.0,
+        experts=(),
+        attention=(AttentionWork(window=window, flops_per_pair=1.0, kv_bytes_per_token=1.0),),
+    )
+    assert metrics.useful_flops(made, step) == pairs
+    assert metrics.read_bytes(made, step) == reads
+
+
+def test_iterations_by_tokens_and_reads_agree_with_the_totals_of_the_simulator() -> None:
+    rng = np.random.default_rng(11)
+    every_cache = (AttentionWork(window=0, flops_per_pair=0.0, kv_bytes_per_token=1.0),)
+    compared = 0
+    for _ in range(80):
+        case = steps.random_case(rng)
+        made = simulate(**case.arguments)
+        tokens = np.arange(len(made.iterations_by_tokens))
+        assert made.iterations_by_tokens.sum() == made.iterations
+        assert tokens @ made.iterations_by_tokens == made.decode_tokens + made.prefill_tokens
+        if not made.recomputed_tokens:
+            compared += 1
+            step = dataclasses.replace(case.step, attention=every_cache)
+            assert metrics.read_bytes(made, step) == made.kv_read_tokens
+    assert compared > 40
 
 
 def test_shares_of_an_unknown_peak_are_unknown() -> None:
@@ -181,8 +265,8 @@ def test_nothing_served() -> None:
     gone = seconds(-1, -1, -1, -1)
     made = outcome(
         scheduled_ps=gone, first_token_ps=gone, finish_ps=gone, gaps=np.zeros(GAP_BINS, np.int64), max_gap_ps=0,
-        rejected=dict.fromkeys(range(4), "too long"), iterations=0, energy_nj=0, stage_busy_ps=0,
-        kv_read_tokens=0,
+        rejected=dict.fromkeys(range(4), "too long"), iterations=0, iterations_by_tokens=NONE, energy_nj=0,
+        stage_busy_ps=0, kv_read_tokens=0,
     )  # fmt: skip
     result = summary(made, goodput_bounds_s={"ttft": 1.0})
     assert result["e2e_mean_s"] == float("inf") and result["requests_per_s"] == 0
