@@ -21,8 +21,8 @@ Subject    cells        stage = group ffn_dp
 ``sharing`` is what remains, with two kinds of cells, of two rules on their replica counts: their greatest
 common divisor is 1 (a common factor d is the same plan with d times the model replicas), and one divides
 the other (or tokens of one replica would be torn apart between two). A stage then is itself a tensor or an
-expert group, so groups stay on a node exactly when stages do. Axes that meet none of these constraints, the
-clock and the batching policy, are crossed with the solutions afterwards.
+expert group, so groups stay on a node exactly when stages do. The clock, which meets none of these
+constraints, is crossed with the solutions afterwards.
 
 Devices bound every variable, so that a width larger than the pool clashes with what asked for it alone.
 

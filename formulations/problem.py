@@ -58,7 +58,7 @@ class PlanInstance:
         Inner widths of dense feed-forward cells and of one routed expert; numbers of experts. A model
         without experts has none of the latter two.
     settings
-        Number of memory-relevant settings (formats, token budget, sequences).
+        Number of memory-relevant settings (formats, token budget, sequences, policy).
     need_kib
         (stages, five widths, setting) -> KiB of the fullest device, rounded up, for every layout of one
         replica that meets all other constraints. A layout that is not there does not fit.

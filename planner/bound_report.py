@@ -119,6 +119,7 @@ class Setting:
         stats, found = TraceStats(self.trace), []
         kinds: tuple[tuple[Policy, StepCost], ...] = (("vllm-v1", self.chunked), ("orca", self.whole))
         for policy, step in kinds:
+            step = replace(step, kv_blocks=max(self.chunked.kv_blocks, self.whole.kv_blocks))
             engine = _engine(self.plan.engine, policy, "fcfs", "swap" if swaps else "recompute")
             found.append(PlanBounds(step, replace(self.plan, engine=engine), stats).bound(objective))
         return min(found, key=lambda bound: bound.value)
@@ -191,9 +192,10 @@ def _setting(question: Question, evaluator: Evaluator, plan: Plan) -> Setting:
             reasons += [f"{pool.name}: {reason}" for reason in found]
             continue
         steps = []
-        kinds: tuple[Policy, ...] = ("vllm-v1", "orca")
+        own = plan.engine
+        kinds: tuple[Policy, ...] = ("vllm-v1", "orca" if own.chunks_prefill else own.policy)
         for policy in kinds:
-            engine = _engine(plan.engine, policy, plan.engine.queue, plan.engine.preemption)
+            engine = _engine(own, policy, own.queue, own.preemption)
             candidate = Candidate(plan=replace(plan, engine=engine), pool=i, placement=place(plan, pool))
             steps.append(evaluator.step(candidate))
         return Setting(trace=question.trace, plan=plan, chunked=steps[0], whole=steps[1])

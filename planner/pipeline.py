@@ -16,6 +16,7 @@ import numpy as np
 from planner.bounds import PlanBound, PlanBounds
 from planner.deployable import deployable
 from planner.errors import NoFeasiblePlan, NoPlanInTime
+from planner.layouts import longest_of
 from planner.objective import OBJECTIVES, Objective
 from planner.placement import Placement, place
 from planner.question import Question, Slo
@@ -89,7 +90,7 @@ class Evaluator:
         self.objective = OBJECTIVES[question.objective]
         self.stats = TraceStats(question.trace)
         trace = question.trace
-        self.max_length = int((trace.prompt_tokens + trace.output_tokens).max())
+        self.longest = longest_of(trace)
         self.sources: list[str] = []
         self._last: tuple[Candidate, PlanBounds] | None = None
         self.trace_key = trace_content(trace)
@@ -132,7 +133,7 @@ class Evaluator:
     def step_key(self, candidate: Candidate) -> tuple[object, ...]:
         """All that the cost tables of one replica follow from."""
         links = tuple(self._links(candidate).values())
-        return self.profiles[candidate.pool], candidate.plan, links, self.max_length
+        return self.profiles[candidate.pool], candidate.plan, links, self.longest
 
     def step(self, candidate: Candidate) -> StepCost:
         """The cost tables of one replica, with the links of the placement."""
@@ -140,7 +141,10 @@ class Evaluator:
             "cost tables",
             self.step_key(candidate),
             lambda: self.compilers[candidate.pool].compile(
-                candidate.plan, **self._links(candidate), max_length=self.max_length
+                candidate.plan,
+                **self._links(candidate),
+                max_length=self.longest.request,
+                max_prompt=self.longest.prompt,
             ),
             size=array_bytes,
         )
@@ -242,7 +246,7 @@ class Evaluator:
             breakdown_s={name: ps / PS for name, ps in outcome.breakdown_ps.items()},
             provenance=outcome.provenance,
             wait_s=float(waits.mean() / PS) if served.any() else 0.0,
-            memory=footprint(question.model, plan, step.kv_blocks),
+            memory=footprint(question.model, plan, step.kv_blocks, self.longest),
         )
         return self.objective.score(value), result.acceptable, result
 
@@ -526,7 +530,7 @@ def _launch(evaluator: Evaluator, best: PlanResult) -> list[tuple[str, str, list
         plan=best.plan,
         device=next(pool.device for pool in question.fleet.pools if pool.name == best.pool),
         memory=best.memory,
-        longest=evaluator.max_length,
+        longest=evaluator.longest.request,
     )
     return launch_commands(server, _first(question.deployable_on, best.deployable) or ["vLLM"])
 

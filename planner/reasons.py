@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from formulations.plans_cpsat import common_divisors, head_widths
 from formulations.problem import WIDTHS, PlanInstance
-from planner.layouts import blocks_needed, longest_request, plan_of, settings, stage_parts
+from planner.layouts import blocks_needed, longest_of, plan_of, settings, stage_parts
 from planner.question import Question
 from profiles import memory
 
@@ -95,13 +95,14 @@ def _memory(question: Question, pool: "Pool", instance: PlanInstance) -> str:
             f"weights of {total:.1f} GiB in {plan.weight_format} exceed"
             f" {plan.replica_devices} x {usable:.1f} GiB usable"
         )
-    tokens = blocks_needed(question) * plan.engine.block_size
+    longest, tokens = longest_of(question.trace), blocks_needed(question) * plan.engine.block_size
+    at_once = memory.iteration_tokens(question.model, plan.engine, longest)
     stage = max(range(plan.stages), key=lambda i: weights[i] + cross[i] + tokens * per_token[i])
     parts = {
         "weights": weights[stage],
         "cross-attention cache": cross[stage],
-        f"KV cache of the longest request ({longest_request(question)} tokens)": tokens * per_token[stage],
-        f"activations of {plan.engine.token_budget} tokens": memory.activation_bytes(question.model, plan),
+        f"KV cache of the longest request ({longest.request} tokens)": tokens * per_token[stage],
+        f"activations of {at_once} tokens": memory.activation_bytes(question.model, plan, longest),
         "reserve": memory.reserve_bytes(plan),
     }
     listed = " + ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size)

@@ -13,7 +13,15 @@ from formulations.plans_cpsat import PlansCpSat, common_divisors, head_widths
 from formulations.problem import WIDTHS, Limits, PlanInstance, Status
 from planner.deployable import ENGINES, deployable
 from planner.errors import NoFeasiblePlan, NoPlanInTime
-from planner.layouts import Setting, blocks_needed, fullest_need_bytes, layers_of, plan_of, settings
+from planner.layouts import (
+    Setting,
+    blocks_needed,
+    fullest_need_bytes,
+    layers_of,
+    longest_of,
+    plan_of,
+    settings,
+)
 from planner.question import Question
 from planner.reasons import explain
 from profiles.errors import InputError
@@ -69,7 +77,7 @@ def build_instance(question: Question, pool: "Pool") -> PlanInstance:
     choices = settings(question, pool.device)
     if not choices:
         raise NoFeasiblePlan(
-            "Every combination of formats, token budget and sequences is forbidden,"
+            "Every combination of formats, token budget, sequences and policy is forbidden,"
             f" or {pool.device.name} has no kernel for it."
         )
     fixed, forbidden = _rules(question)
@@ -116,7 +124,7 @@ def _needs(
     question: Question, instance: PlanInstance, choices: tuple[Setting, ...]
 ) -> dict[tuple[int, ...], int]:
     """KiB of the fullest device, of every layout of one replica that the devices allow."""
-    blocks = blocks_needed(question)
+    blocks, longest = blocks_needed(question), longest_of(question.trace)
     asked = dict(instance.fixed)
     needs: dict[tuple[int, ...], int] = {}
     for stage in _stages(instance):
@@ -127,7 +135,7 @@ def _needs(
             for index, setting in enumerate(choices):
                 plan = plan_of(question, (1, stages, *stage), setting)
                 needs[(stages, *stage, index)] = -int(
-                    -fullest_need_bytes(question.model, plan, blocks) // KIB
+                    -fullest_need_bytes(question.model, plan, blocks, longest) // KIB
                 )
     return needs
 
@@ -151,17 +159,13 @@ def plans_of(question: Question, pool: "Pool", limits: Limits | None = None) -> 
         raise NoPlanInTime("The plan space was not enumerated within the time limit.")
     choices = settings(question, pool.device)
     found = [
-        dataclasses.replace(
-            plan,
-            clock_mhz=int(str(clock)),
-            engine=dataclasses.replace(plan.engine, policy=policy),  # type: ignore[arg-type]
-        )
+        dataclasses.replace(plan, clock_mhz=int(str(clock)))
         for plan in (plan_of(question, layout, choices[index]) for layout, index in solutions.found)
-        for policy, clock in product(question.options("policy"), question.options("clock"))
-        if ("policy", policy) not in question.forbid and ("clock", clock) not in question.forbid
+        for clock in question.options("clock")
+        if ("clock", clock) not in question.forbid
     ]
     if not found:
-        raise NoFeasiblePlan("Every batching policy or every clock is forbidden.")
+        raise NoFeasiblePlan("Every clock is forbidden.")
     if not question.deployable:
         return found
     wanted = set(question.deployable_on or ENGINES)

@@ -121,9 +121,9 @@ def trace_content(trace: "Trace") -> str:
 
 
 def space_content(question: "Question") -> str:
-    """A short name of all that decides which plans are feasible: of the trace only its longest request."""
+    """A short name of all that decides which plans are feasible: of the trace only its longest prompt and request."""
     trace = question.trace
-    longest = int((trace.prompt_tokens + trace.output_tokens).max())
+    longest = int(trace.prompt_tokens.max()), int((trace.prompt_tokens + trace.output_tokens).max())
     decisive = [
         (field.name, getattr(question, field.name))
         for field in dataclasses.fields(question)

@@ -101,15 +101,17 @@ def _wishes(question: Question, plan: Plan) -> list[str]:
 
 
 def _memory(question: Question, pool: "Pool", plan: Plan) -> list[str]:
-    longest = int((question.trace.prompt_tokens + question.trace.output_tokens).max())
+    prompts, outputs = question.trace.prompt_tokens, question.trace.output_tokens
+    longest = memory.Longest(prompt=int(prompts.max()), request=int((prompts + outputs).max()))
     engine = plan.engine
-    has = memory.kv_blocks(question.model, plan, pool.device)
-    needs = -(-longest // engine.block_size)
+    has = memory.kv_blocks(question.model, plan, pool.device, longest)
+    needs = -(-longest.request // engine.block_size)
     if has * (1 - engine.watermark) >= needs:
         return []
+    at_once = memory.iteration_tokens(question.model, engine, longest)
     weights = max(memory.stage_weight_bytes(question.model, plan)) / 2**30
     usable = pool.device.memory_bytes * engine.gpu_memory_utilization / 2**30
     return [
-        f"the longest request of {longest} tokens needs {needs} KV blocks, there is room for {max(0, has)}"
-        f" beside {weights:.1f} GiB of weights in {usable:.1f} GiB usable"
+        f"the longest request of {longest.request} tokens needs {needs} KV blocks, there is room for {max(0, has)}"
+        f" beside {weights:.1f} GiB of weights and activations of {at_once} tokens in {usable:.1f} GiB usable"
     ]

@@ -14,7 +14,7 @@ from profiles import work
 from profiles.cells import Layout, Ledger, head_cells, send_cells
 from profiles.device import Device
 from profiles.engine import EngineProfile
-from profiles.memory import kv_blocks, kv_bytes_per_token
+from profiles.memory import Longest, kv_blocks, kv_bytes_per_token
 from profiles.meter import Meter, compute_format
 from profiles.model import Model
 from profiles.ops import FloatArray, IntArray, Link, Operations
@@ -48,7 +48,7 @@ class Compiler:
 
     def compile(
         self, plan: Plan, *, link_tensor: Link, link_ffn: Link, stage_links: tuple[Link, ...] = (),
-        max_length: int,
+        max_length: int, max_prompt: int | None = None,
     ) -> StepCost:  # fmt: skip
         """Tables of one replica.
 
@@ -60,16 +60,19 @@ class Compiler:
             Between each stage and the next.
         max_length
             Longest sequence of the trace, prompt and output together. >= 1.
+        max_prompt
+            Longest prompt, from 1 to ``max_length``: memory for activations follows it. None: ``max_length``.
 
         Raises
         ------
         InputError
             When the plan's stages do not add up to the model's layers.
         ValueError
-            When there is not one link between two stages, or ``max_length`` is below 1.
+            When there is not one link between two stages, or a length is out of range.
         """
         if len(stage_links) != plan.stages - 1 or max_length < 1:
             raise ValueError("Need a link between any two stages and a max_length of at least 1.")
+        longest = Longest(prompt=max_length if max_prompt is None else max_prompt, request=max_length)
         model, engine, meter = self.model, plan.engine, self._meter(plan.clock_mhz)
         layout = Layout(
             plan=plan, hidden=model.decoder.hidden, link_tensor=link_tensor, link_ffn=link_ffn, meter=meter
@@ -113,7 +116,7 @@ class Compiler:
             decode_slope_nj=_stack([s.decode_nj[1] for s in stages]),
             prefill_launch_nj=np.array([s.prefill_nj[0] for s in stages]),
             prefill_nj=_stack([s.prefill_nj[1] for s in stages]),
-            kv_blocks=kv_blocks(model, plan, self.device),
+            kv_blocks=kv_blocks(model, plan, self.device, longest),
             swap_block_ps=int(np.ceil(block_bytes / self.device.host_bandwidth * PS)),
             chunkable=chunkable,
             local_parts=local_parts,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from profiles.model import Attention, Block, FeedForward, Model, MoE, Stack
-from profiles.plan import FORMAT_BYTES, Plan
+from profiles.plan import FORMAT_BYTES, EngineSettings, Plan
 from profiles.shards import (
     Matrix,
     attention_matrices,
@@ -42,6 +42,18 @@ UNBOUNDED_BLOCKS = 2**31 - 1
 class HasMemory(Protocol):
     @property
     def memory_bytes(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Longest:
+    """Most tokens of a prompt, and of a request (prompt and output together), in a trace."""
+
+    prompt: int
+    request: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.prompt <= self.request:
+            raise ValueError("The longest prompt has at least 1 token and no more than the longest request.")
 
 
 def plain_bytes(plan: Plan) -> float:
@@ -151,8 +163,34 @@ def cross_kv_bytes(model: Model, plan: Plan) -> tuple[float, ...]:
     return tuple(tokens * each for each in _kv_bytes(model, plan, cross=True))
 
 
-def activation_bytes(model: Model, plan: Plan) -> float:
-    """Peak of one forward pass with a full token budget, as vLLM's profile run provokes it.
+def iteration_tokens(model: Model, engine: EngineSettings, longest: Longest) -> int:
+    """Most new tokens of an attention rank in one iteration: what ``simulator.batching`` can come to.
+
+    The token budget where prompts are cut into chunks. Elsewhere a longer prompt is the only new one, but
+    runs whole: alone under ``static`` and ``vllm-v0``, beside the decodes of all others where prompts and
+    decodes mix. A preempted request is recomputed whole, with all it has generated but the last token (vLLM V0
+    without chunks, too, wants a budget of no less than its longest sequence: ``SchedulerConfig``).
+
+    Examples
+    --------
+    >>> from profiles.huggingface import load_model
+    >>> llama, longest = load_model("llama-3.1-8b"), Longest(prompt=40_000, request=40_500)
+    >>> engines = (EngineSettings(policy=name, max_seqs=16) for name in ("vllm-v1", "static", "orca", "vllm-v0"))
+    >>> [iteration_tokens(llama, engine, longest) for engine in engines]
+    [8192, 40000, 40015, 40499]
+    """
+    if engine.chunks_prefill and model.kind == "decoder":
+        return engine.token_budget
+    reserves = engine.policy in ("static", "orca")
+    recomputes = not reserves and engine.preemption == "recompute"
+    whole = max(longest.prompt, longest.request - 1) if recomputes else longest.prompt
+    if engine.policy not in ("static", "vllm-v0") and model.kind != "encoder":
+        whole += engine.max_seqs - 1
+    return max(engine.token_budget, engine.max_seqs, whole, model.encoder_tokens)
+
+
+def activation_bytes(model: Model, plan: Plan, longest: Longest) -> float:
+    """Peak of one forward pass of ``iteration_tokens``, as vLLM's profile run provokes it.
 
     ``2 N hidden`` (residual and the layer's input or output), and the largest of: fused QKV with the
     attention output; up, gate and down inputs of the feed-forward; inputs and outputs of every
@@ -160,7 +198,7 @@ def activation_bytes(model: Model, plan: Plan) -> float:
     these shapes are those that ``vllm/model_executor`` allocates; they are alive one after the other.
     """
     hidden, width = model.decoder.hidden, plain_bytes(plan)
-    tokens = plan.engine.token_budget
+    tokens = iteration_tokens(model, plan.engine, longest)
     gathered = group_tokens(plan, tokens)
     held = 2.0 * tokens * hidden * width
     if reshards(plan) and not dispatches(plan):
@@ -188,10 +226,10 @@ def reserve_bytes(plan: Plan) -> float:
     return CONTEXT_BYTES + max(size for width, size in NCCL_BYTES if width <= plan.replica_devices)
 
 
-def kv_blocks(model: Model, plan: Plan, device: HasMemory) -> int:
+def kv_blocks(model: Model, plan: Plan, device: HasMemory, longest: Longest) -> int:
     """KV blocks of one attention rank: those of its fullest stage. 0 or less: the plan does not fit."""
     usable = device.memory_bytes * plan.engine.gpu_memory_utilization
-    usable -= activation_bytes(model, plan) + reserve_bytes(plan)
+    usable -= activation_bytes(model, plan, longest) + reserve_bytes(plan)
     stages = zip(
         stage_weight_bytes(model, plan),
         cross_kv_bytes(model, plan),
@@ -220,13 +258,14 @@ class Footprint:
     kv_tokens: int
 
 
-def footprint(model: Model, plan: Plan, blocks: int) -> Footprint:
+def footprint(model: Model, plan: Plan, blocks: int, longest: Longest) -> Footprint:
     """What a device holds when a rank has ``blocks`` KV blocks, see ``kv_blocks``.
 
     Examples
     --------
     >>> from profiles.huggingface import load_model
-    >>> held = footprint(load_model("llama-3.1-8b"), Plan(layers_per_stage=(32,)), 1000)
+    >>> longest = Longest(prompt=2000, request=2200)
+    >>> held = footprint(load_model("llama-3.1-8b"), Plan(layers_per_stage=(32,)), 1000, longest)
     >>> f"{held.weight_bytes / 1e9:.1f} GB, {held.kv_bytes / 1e9:.1f} GB for {held.kv_tokens} tokens"
     '16.1 GB, 2.1 GB for 16000 tokens'
     """
@@ -240,7 +279,7 @@ def footprint(model: Model, plan: Plan, blocks: int) -> Footprint:
     tokens = blocks * plan.engine.block_size
     return Footprint(
         weight_bytes=weights,
-        activation_bytes=activation_bytes(model, plan),
+        activation_bytes=activation_bytes(model, plan, longest),
         reserve_bytes=reserve_bytes(plan),
         kv_bytes=per_token * tokens,
         kv_tokens=tokens,

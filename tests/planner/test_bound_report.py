@@ -14,6 +14,7 @@ from cli import main
 from planner import bound_text
 from planner.bound_report import BOUNDED, Setting, _row, bound_report, proof_of, value_of
 from planner.gap import gap_of
+from planner.pipeline import simulate_plan
 from planner.question import Question
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
@@ -22,6 +23,7 @@ from simulator.engine import simulate
 from tests.planner.stepping import random_step
 from tests.planner.test_bounds import random_trace
 from traces.synth import synthesize
+from traces.trace import Trace
 
 OPT = load_model("opt-125m")
 
@@ -185,3 +187,29 @@ def test_gaps_add_up_on_any_tables(seed, stages, ranks, capacity, budget, reques
             gap = gap_of(setting, _row(engine, outcome, value, bound.value), outcome, objective, bound)
             total = sum(part.value for part in gap.parts)
             assert total == pytest.approx(value - bound.value, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("policy", ["static", "orca", "vllm-v0", "vllm-v1"])
+def test_the_plan_has_its_own_memory(policy):
+    """Policies differ in activations of a prompt longer than the budget, and so in KV blocks."""
+    trace = Trace(
+        arrival_s=np.zeros(2), prompt_tokens=np.array([4000, 50]), output_tokens=np.array([300, 20])
+    )
+    shape = plan(policy=policy, token_budget=256, max_seqs=64)
+    _, outcome = simulate_plan(asked(trace), shape, silicon=False)
+    rows = bound_report(asked(trace), shape, "latency", silicon=False).schedulers
+    (row,) = (row for row in rows if row.engine.policy == policy and row.engine.queue == "fcfs")
+    assert row.kv_peak == outcome.peak_blocks / outcome.kv_blocks
+
+
+def test_a_bound_counts_on_the_memory_of_either_kind():
+    step, trace = (
+        random_step(3, stages=2, ranks=1, max_seqs=4, capacity=60, tokens=30),
+        random_trace(3, 12, 0.0),
+    )
+    base = EngineSettings(block_size=1, max_seqs=4, token_budget=12, watermark=0.0)
+    shape = Plan(layers_per_stage=(1, 1), engine=base)
+    even = Setting(trace=trace, plan=shape, chunked=step, whole=step)
+    less = replace(even, whole=replace(step, kv_blocks=step.kv_blocks // 3))
+    for name in BOUNDED:
+        assert less.bound(name, swaps=True).value == even.bound(name, swaps=True).value

@@ -8,7 +8,7 @@ from planner.deploy import Server, launch_commands
 from planner.deployable import ENGINES, deployable, verdicts
 from profiles.device import load_device
 from profiles.huggingface import load_model
-from profiles.memory import footprint
+from profiles.memory import Longest, footprint
 from profiles.plan import EngineSettings, Plan
 
 H100, A100 = load_device("h100"), load_device("a100-sxm-80gb")
@@ -93,7 +93,11 @@ def test_every_verdict_says_why():
 
 def commands(plan, model=LLAMA, engines=ENGINES, *, device=H100, blocks=60_000, longest=2000):
     server = Server(
-        model=model, plan=plan, device=device, memory=footprint(model, plan, blocks), longest=longest
+        model=model,
+        plan=plan,
+        device=device,
+        memory=footprint(model, plan, blocks, Longest(prompt=1000, request=longest)),
+        longest=longest,
     )
     return {engine: (command, notes) for engine, command, notes in launch_commands(server, engines)}
 
@@ -152,7 +156,7 @@ def test_memory_fractions_give_the_cache_that_was_simulated():
     assert float(flag(said["vLLM"][0], "--gpu-memory-utilization")) == 0.9
     static = float(flag(said["SGLang"][0], "--mem-fraction-static"))
     assert static * memory == pytest.approx(weights + cache, rel=0.01)
-    held = footprint(LLAMA, plan, 20_000)
+    held = footprint(LLAMA, plan, 20_000, Longest(prompt=1000, request=2000))
     beside = weights + held.activation_bytes + held.reserve_bytes
     fraction = float(flag(said["TensorRT-LLM"][0], "--kv_cache_free_gpu_memory_fraction"))
     assert fraction * (memory - beside) == pytest.approx(cache, rel=0.01)

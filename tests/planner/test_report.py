@@ -20,7 +20,7 @@ from planner.question import Question, parse_slo
 from profiles.device import load_device
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
-from profiles.memory import footprint
+from profiles.memory import Longest, footprint
 from profiles.plan import Plan
 from traces.trace import Trace
 
@@ -354,7 +354,11 @@ def test_launch_commands_carry_what_the_plan_says_or_say_that_they_do_not(engine
     model = load_model("mixtral-8x7b")
     plan = Plan(layers_per_stage=(16, 16), attn_tp=2, attn_dp=2, ffn_ep=4, kv_format="fp8", clock_mhz=1200)
     server = Server(
-        model=model, plan=plan, device=load_device("h100"), memory=footprint(model, plan, 9000), longest=100
+        model=model,
+        plan=plan,
+        device=load_device("h100"),
+        memory=footprint(model, plan, 9000, Longest(prompt=90, request=100)),
+        longest=100,
     )
     ((_, command, notes),) = launch_commands(server, [engine])
     said = " ".join([command, *notes])

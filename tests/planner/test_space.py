@@ -11,16 +11,19 @@ from hypothesis import strategies as st
 from planner.axes import even_layers, parse_axes, parse_pairs
 from planner.deployable import deployable
 from planner.errors import NoFeasiblePlan
-from planner.layouts import blocks_needed
+from planner.layouts import blocks_needed, longest_of
+from planner.pipeline import Evaluator, candidates_of, simulate_plan
 from planner.placement import place
 from planner.question import Question
 from planner.space import build_instance, plans_of
+from planner.store import space_content
 from planner.validate import complaints
 from profiles import memory
 from profiles.fleet import Fleet, homogeneous
 from profiles.huggingface import load_model
 from profiles.model import Attention, Block, FeedForward, Model, MoE, Stack
-from profiles.plan import EngineSettings, Plan
+from profiles.plan import POLICIES, EngineSettings, Plan
+from simulator.engine import simulate
 from tests.planner.apex import enumerate_plans, llama_70b, mixtral
 from traces.trace import Trace
 
@@ -105,14 +108,17 @@ def found_plans(question, pool):
     cross_node_tensor=st.booleans(),
     budgets=st.sampled_from([(64,), (64, 4096)]),
     kv=st.sampled_from([("bf16",), ("bf16", "fp8")]),
-    forbid=st.sampled_from(["", "tp=2", "pp=2", "budget=64", "kv=bf16", "clock=990"]),
+    prompt=st.sampled_from([2000, 20_000]),
+    policies=st.sampled_from([("vllm-v1",), ("vllm-v0", "orca"), POLICIES]),
+    forbid=st.sampled_from(["", "tp=2", "pp=2", "budget=64", "kv=bf16", "clock=990", "policy=orca"]),
     fix=st.sampled_from(["", "dp=2", "attn_dp=2", "ep=2", "ffn_dp=1"]),
 )
-def test_plans_equal_brute_force(layers, free, mib, budgets, kv, forbid, fix, **flags):
+def test_plans_equal_brute_force(layers, free, mib, budgets, kv, prompt, policies, forbid, fix, **flags):
     pool = pool_of(*free, memory_bytes=mib * 2**20)
     question = ask(
-        tiny(*layers), trace=trace(2000, 500), token_budgets=budgets, max_seqs=(16,), kv_formats=kv, clocks=(0, 990),
-        forbid=parse_pairs(forbid) if forbid else (), fix=parse_axes(fix) if fix else {}, **flags,
+        tiny(*layers), trace=trace(prompt, 500), token_budgets=budgets, max_seqs=(16,), kv_formats=kv,
+        clocks=(0, 990), policies=policies, forbid=parse_pairs(forbid) if forbid else (),
+        fix=parse_axes(fix) if fix else {}, **flags,
     )  # fmt: skip
     plans = found_plans(question, pool)
     assert len(plans) == len(set(plans))
@@ -135,7 +141,7 @@ def test_plans_have_no_complaint_and_a_placement(model):
     plans = plans_of(question, pool)
     for plan in plans:
         assert not complaints(question, pool, plan)
-        assert memory.kv_blocks(question.model, plan, pool.device) > 0
+        assert memory.kv_blocks(question.model, plan, pool.device, longest_of(question.trace)) > 0
         placed = place(plan, pool)
         assert placed.tensor_nodes == placed.ffn_nodes == 1
     assert plans == plans_of(question, pool)
@@ -193,8 +199,10 @@ def test_superset_of_apex_that_fits(model, rules, theirs, ours_all, ours_full):
         ({"fix": {"attn_dp": 2, "ffn_dp": 2}}, (8,), "attn_dp and ffn_dp cannot both exceed 1"),
         ({"use_all_devices": True, "fix": {"attn_tp": 2}}, (7,), "all 7 devices are used"),
         ({"fix": {"attn_dp": 8}, "deployable": True}, (8,), "--no-deployable keeps them"),
-        ({"forbid": (("budget", 2048),)}, (8,), "token budget and sequences is forbidden"),
-        ({"forbid": (("policy", "vllm-v1"),)}, (8,), "policy or every clock is forbidden"),
+        ({"forbid": (("budget", 2048),)}, (8,), "token budget, sequences and policy is forbidden"),
+        ({"forbid": (("policy", "vllm-v1"),)}, (8,), "sequences and policy is forbidden"),
+        ({"forbid": (("clock", 0),)}, (8,), "Every clock is forbidden"),
+        ({"trace": trace(10**6, 1), "policies": ("static",)}, (8,), "activations of 1000000 tokens"),
         ({"trace": trace(4 * 10**6, 1)}, (8,), "KV cache of the longest request (4000001 tokens)"),
     ],
 )
@@ -240,3 +248,46 @@ def test_plans_of_one_engine():
     )
     with pytest.raises(NoFeasiblePlan, match="none of them runs in SGLang today"):
         plans_of(ask("bloom-7b1", pool_of(2), deployable=True, deployable_on=("SGLang",)), pool_of(2))
+
+
+def long_prompts(gpus, **changes):
+    """Llama-3.1-8B on RTX 4090s, prompts of up to 40,000 tokens: 4.9 GiB of KV cache, 3.8 GiB of activations
+    where such a prompt runs whole."""
+    lengths = {"prompt_tokens": np.array([100, 40_000, 30]), "output_tokens": np.array([60, 100, 9])}
+    asked = {
+        "fleet": homogeneous("rtx-4090", gpus=gpus),
+        "trace": Trace(arrival_s=np.zeros(3), **lengths),
+        "token_budgets": (512, 4096),
+        "max_seqs": (16,),
+        "policies": POLICIES,
+        "cross_node_tensor": True,
+    }
+    return ask("llama-3.1-8b", **asked | changes)
+
+
+def test_a_long_prompt_needs_room_where_it_runs_whole():
+    question = long_prompts(1)
+    (pool,) = question.fleet.pools
+    found = plans_of(question, pool)
+    assert {plan.engine.policy for plan in found} == {"vllm-v1", "sarathi"}
+    assert set(found) == set(brute_force(question, pool))
+    short = dataclasses.replace(question, trace=trace(2000, 38_100))
+    assert {plan.engine.policy for plan in plans_of(short, pool)} == set(POLICIES) - {"vllm-v0"}
+    assert space_content(short) != space_content(question)
+    with pytest.raises(NoFeasiblePlan, match="and activations of 40000 tokens in"):
+        simulate_plan(question, dataclasses.replace(found[0], engine=EngineSettings(policy="static")))
+
+
+def test_what_the_space_accepts_is_served():
+    """The simulator rejects no request under any plan, and has the blocks that the space counted on."""
+    question = long_prompts(3)
+    evaluator, served = Evaluator(question, silicon=False), set()
+    for candidate in candidates_of(question):
+        plan, step = candidate.plan, evaluator.step(candidate)
+        device = question.fleet.pools[0].device
+        assert step.kv_blocks == memory.kv_blocks(question.model, plan, device, evaluator.longest)
+        outcome = simulate(question.trace, step, plan.engine, replicas=plan.replicas)
+        assert not outcome.rejected
+        served.add((plan.label, plan.engine.policy))
+    assert {policy for _, policy in served} == set(POLICIES)
+    assert {policy for label, policy in served if label == "dp=3 tp=1"} == {"vllm-v1", "sarathi"}

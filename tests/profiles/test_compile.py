@@ -452,6 +452,24 @@ def test_expert_parallelism_sends_tokens_to_their_experts():
     assert {"dispatch", "combine", "ffn_all_gather", "ffn_reduce_scatter"} <= set(dense_first.shared_parts)
 
 
+def test_blocks_follow_the_longest_prompt_where_it_runs_whole():
+    """1,700 tokens more of activations, in blocks of 16; a prompt of unknown length may be the whole request."""
+    for policy, differ in (("static", True), ("vllm-v1", False)):
+        plan = Plan(layers_per_stage=(32,), engine=replace(SMALL, policy=policy))
+        device = replace(load_device("h100-sxm-80gb"), memory_bytes=40e9)
+        compiler = Compiler(LLAMA_8B, device, Roofline(device), engine=load_engine("none"), power=FakePower())
+        one = {"link_tensor": link(1), "link_ffn": link(1), "max_length": LENGTH}
+        short, long, unsaid = (
+            compiler.compile(plan, **one, **more).kv_blocks
+            for more in ({"max_prompt": 300}, {"max_prompt": LENGTH}, {})
+        )
+        assert long == unsaid
+        fewer = 1700 * 2 * (2 * 4096 + 3 * 14_336) / (16 * 128 * 1024) if differ else 0
+        assert short - long == pytest.approx(fewer, abs=1)
+    with pytest.raises(ValueError, match="longest prompt"):
+        compiler.compile(plan, **one, max_prompt=LENGTH + 1)
+
+
 def test_wrong_layouts_are_refused():
     with pytest.raises(InputError, match="expected 4"):
         compiled(TINY, layers_per_stage=(3,))

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from profiles import memory
 from profiles.errors import InputError
 from profiles.plan import EngineSettings, Plan
-from tests.profiles.handmade import CLIP, DEEPSEEK_V3, EVERY_KIND, LLAMA_70B, MIXTRAL, T5, TINY_TIED, WHISPER
+from tests.profiles.handmade import (
+    CLIP,
+    DEEPSEEK_V3,
+    EVERY_KIND,
+    LLAMA_8B,
+    LLAMA_70B,
+    MIXTRAL,
+    T5,
+    TINY_TIED,
+    WHISPER,
+)
+
+SHORT = memory.Longest(prompt=100, request=120)
 
 
 @dataclass(frozen=True)
@@ -52,9 +64,9 @@ def test_llama_70b_weights_and_blocks_match_what_vllm_reports():
     plan = tensor_parallel(LLAMA_70B, 8)
     assert memory.stage_weight_bytes(LLAMA_70B, plan)[0] / 2**30 == pytest.approx(16.45, abs=0.1)
     assert memory.kv_bytes_per_token(LLAMA_70B, plan) == (40 * 1024,)
-    tokens = 16 * memory.kv_blocks(LLAMA_70B, plan, Device(79.1 * 2**30))
+    tokens = 16 * memory.kv_blocks(LLAMA_70B, plan, Device(79.1 * 2**30), SHORT)
     assert 1.2e6 < tokens < 1.5e6
-    assert memory.kv_blocks(LLAMA_70B, whole(LLAMA_70B), Device(79.1 * 2**30)) <= 0
+    assert memory.kv_blocks(LLAMA_70B, whole(LLAMA_70B), Device(79.1 * 2**30), SHORT) <= 0
 
 
 def test_tied_matrix_is_held_once_in_a_stage_and_twice_in_a_pipeline():
@@ -91,8 +103,8 @@ def test_formats_shrink_matrices_only():
 
 
 def test_encoders():
-    assert memory.kv_blocks(CLIP, whole(CLIP), Device(16e9)) == memory.UNBOUNDED_BLOCKS
-    assert memory.kv_blocks(CLIP, whole(CLIP), Device(1e8)) == 0
+    assert memory.kv_blocks(CLIP, whole(CLIP), Device(16e9), SHORT) == memory.UNBOUNDED_BLOCKS
+    assert memory.kv_blocks(CLIP, whole(CLIP), Device(1e8), SHORT) == 0
     assert memory.kv_bytes_per_token(T5, whole(T5)) == (6 * 2 * 512 * 2,)
     assert memory.cross_kv_bytes(T5, whole(T5)) == (0,)
     plan = whole(WHISPER, engine=EngineSettings(max_seqs=4))
@@ -101,24 +113,75 @@ def test_encoders():
 
 def test_more_memory_or_smaller_batches_never_cost_blocks():
     plan = tensor_parallel(LLAMA_70B, 4)
-    blocks = [memory.kv_blocks(LLAMA_70B, plan, Device(g * 1e9)) for g in (40, 80, 141)]
+    blocks = [memory.kv_blocks(LLAMA_70B, plan, Device(g * 1e9), SHORT) for g in (40, 80, 141)]
     assert blocks == sorted(blocks)
     small = replace(plan, engine=EngineSettings(token_budget=512, max_seqs=16))
-    assert memory.kv_blocks(LLAMA_70B, small, Device(80e9)) >= blocks[1]
+    assert memory.kv_blocks(LLAMA_70B, small, Device(80e9), SHORT) >= blocks[1]
 
 
 def test_activations_grow_with_the_budget_and_with_gathered_tokens():
     budget = [
         memory.activation_bytes(
-            LLAMA_70B, whole(LLAMA_70B, engine=EngineSettings(token_budget=n, max_seqs=1))
+            LLAMA_70B, whole(LLAMA_70B, engine=EngineSettings(token_budget=n, max_seqs=1)), SHORT
         )
         for n in (1024, 2048, 4096)
     ]
     assert budget[1] > 1.9 * budget[0] and budget[2] > 1.9 * budget[1]
     gathered = whole(LLAMA_70B, attn_dp=8, ffn_tp=8)
-    assert memory.activation_bytes(LLAMA_70B, gathered) > memory.activation_bytes(
-        LLAMA_70B, tensor_parallel(LLAMA_70B, 8)
+    assert memory.activation_bytes(LLAMA_70B, gathered, SHORT) > memory.activation_bytes(
+        LLAMA_70B, tensor_parallel(LLAMA_70B, 8), SHORT
     )
+
+
+LONG = memory.Longest(prompt=40_000, request=40_500)
+
+
+@pytest.mark.parametrize(
+    ("model", "policy", "more", "tokens"),
+    [
+        (LLAMA_8B, "vllm-v1", {}, 512),
+        (LLAMA_8B, "sarathi", {}, 512),
+        (LLAMA_8B, "static", {}, 40_000),
+        (LLAMA_8B, "orca", {}, 40_000 + 15),  # beside 15 decodes
+        (LLAMA_8B, "vllm-v0", {"preemption": "swap"}, 40_000),
+        (LLAMA_8B, "vllm-v0", {}, 40_499),  # recomputed before its last token
+        (LLAMA_8B, "vllm-v0", {"token_budget": 65_536}, 65_536),
+        (LLAMA_8B, "static", {"token_budget": 8, "max_seqs": 50_000}, 50_000),  # all decode at once
+        (T5, "vllm-v1", {}, 40_499 + 15),
+        (T5, "sarathi", {"preemption": "swap"}, 40_000 + 15),
+        (CLIP, "vllm-v1", {"preemption": "swap"}, 40_000),  # nothing decodes
+    ],
+)
+def test_tokens_of_the_largest_iteration_by_hand(model, policy, more, tokens):
+    engine = EngineSettings(**{"policy": policy, "token_budget": 512, "max_seqs": 16} | more)
+    assert memory.iteration_tokens(model, engine, LONG) == tokens
+
+
+def test_inputs_of_fixed_length_run_whole():
+    engine = EngineSettings(token_budget=512, max_seqs=16)
+    assert memory.iteration_tokens(WHISPER, engine, SHORT) == 1500
+
+
+def test_activations_of_whole_prompts_by_hand():
+    """Llama-3.1-8B in bf16 holds 2 x 4096 numbers of a token, and (2 + 1) x 14,336 in its feed-forward: 100 KiB.
+    40,000 tokens are 3.8 GiB, which 1,907 blocks of 16 x 128 KiB of the KV cache make room for."""
+    per_token = 2 * (2 * 4096 + 3 * 14_336)
+    settings = {"token_budget": 512, "max_seqs": 16, "preemption": "swap"}
+    chunks, alone = (
+        whole(LLAMA_8B, engine=EngineSettings(policy=policy, **settings)) for policy in ("vllm-v1", "vllm-v0")
+    )
+    assert memory.activation_bytes(LLAMA_8B, chunks, LONG) == 512 * per_token
+    assert memory.activation_bytes(LLAMA_8B, alone, LONG) == 40_000 * per_token
+    assert memory.activation_bytes(LLAMA_8B, alone, SHORT) == 512 * per_token
+    more, less = (memory.kv_blocks(LLAMA_8B, plan, Device(24e9), LONG) for plan in (chunks, alone))
+    assert more - less == pytest.approx((40_000 - 512) * per_token / (16 * 128 * 1024), abs=1)
+    assert memory.footprint(LLAMA_8B, alone, less, LONG).activation_bytes == 40_000 * per_token
+
+
+@pytest.mark.parametrize(("prompt", "request_"), [(0, 5), (6, 5)])
+def test_longest_lengths_in_order(prompt, request_):
+    with pytest.raises(ValueError, match="longest prompt"):
+        memory.Longest(prompt=prompt, request=request_)
 
 
 def test_wrong_number_of_layers_is_the_users_mistake():
