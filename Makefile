@@ -24,7 +24,7 @@ test: $(VENV)/test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench: $(VENV)/test
-	$(BIN)/python tests/benchmarks/bench_simulator.py
+	$(BIN)/python -m tests.benchmarks.bench_simulator
 
 lint: $(VENV)/test
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
 """How fast the simulator is, how much work it skips, and how much memory a million requests take.
 
-    python tests/benchmarks/bench_simulator.py [--trace FILE] [--million N]
+    python -m tests.benchmarks.bench_simulator [--trace FILE] [--million N]
 
 Llama-3.1-70B on eight H100, measured tables where the extra ``silicon`` is installed, else the roofline. The
 trace is that of the Azure conversation service where it lies beside the checkout (or in ZENITH_SHARED), else
@@ -143,7 +143,7 @@ def alone(trace: Trace, requests: int) -> dict[str, float]:
 def scaling(path: Path | None, million: int) -> None:
     made: list[dict[str, Any]] = []
     for requests in (million // 10, million):
-        command = [sys.executable, __file__, "--alone", str(requests)] + (
+        command = [sys.executable, "-m", "tests.benchmarks.bench_simulator", "--alone", str(requests)] + (
             ["--trace", str(path)] if path else []
         )
         made.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
