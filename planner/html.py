@@ -1,0 +1,492 @@
+"""An answer as one page that needs nothing else: no network, no script, light and dark, screen and paper."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from planner import figures
+from planner.drawing import drawing
+from planner.facts import definitions, sources
+from planner.page import Element, document, figure, folded, node, pairs, section, table
+from planner.pipeline import Answer, simulate_plan
+from planner.question import Question
+from planner.ranking import PlanResult, pareto, split_latency, why_lost
+from planner.report import (
+    PARETO_METRICS,
+    certificate_text,
+    distinct_names,
+    percentages,
+    quantity,
+    winner_rows,
+)
+from planner.timeline import Timeline, timeline
+from profiles.fleet import Fleet, Pool
+from profiles.stepcost import PS
+from simulator import metrics
+from simulator.kernel import gap_edge
+from simulator.outcome import Outcome
+
+MOST_PLANS = 1500
+"""Drawn and listed, best first: what keeps the page below 3 MB."""
+
+CURVE = 300
+"""Points of a distribution that has more."""
+
+KINDS = ("best", "front", "dominated", "fails")
+KIND_WORDS = {
+    "best": ("◆", "the first in rank"),
+    "front": ("●", "on the front of all axes: no plan is better in one and as good in the others"),
+    "dominated": ("•", "another plan is better in one and as good in the others"),
+    "fails": ("✚", "breaks an SLO or rejects requests; without a finite value it stands at the edge"),
+}
+WORDS = {"ttft": "time to first token", "tpot": "time per output token", "itl": "inter-token latency",
+         "e2e": "end-to-end latency"}  # fmt: skip
+
+Drawn = tuple[str, str, str]
+"""Metric, its words, its unit."""
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1c2126;--paper:#fff;--soft:#5b656e;--faint:#8a939b;--band:#0f62a81c;--tint:#f3f5f7;
+--c0:#0f62a8;--c1:#c2410c;--c2:#15803d;--c3:#9333ea;--c4:#b91c5c}
+@media(prefers-color-scheme:dark){:root{--ink:#e4e8eb;--paper:#14181b;--soft:#a5afb7;--faint:#7f8a93;--band:#63b3f526;
+--tint:#1e2428;--c0:#63b3f5;--c1:#fb923c;--c2:#5ec97f;--c3:#c59bfb;--c4:#f580ae}}
+*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;max-width:72rem;
+padding:1.5rem 1rem 4rem}
+h1{font-size:1.5rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.5rem 0 .6rem;border-bottom:1px solid var(--faint)}
+h3{font-size:1rem;margin:0 0 .4rem}p,li{max-width:50rem}.soft,figcaption{color:var(--soft)}
+nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;list-style:none;padding:0}
+a{color:var(--c0)}a:focus-visible,[tabindex]:focus-visible,summary:focus-visible{outline:3px solid var(--c1);
+outline-offset:2px}
+dl{display:grid;grid-template-columns:9rem 1fr;gap:.25rem 1rem;margin:0}dt{font-weight:600}dd{margin:0;grid-column:2;
+overflow-wrap:anywhere}
+.best{font-size:1.15rem;font-weight:600}
+figure{margin:1rem 0}figcaption{font-size:.9rem;max-width:50rem}.row{display:flex;flex-wrap:wrap;gap:1rem 1.5rem}
+svg{max-width:100%;height:auto;overflow:visible}svg text{font-family:inherit}
+svg .m:hover,svg a:focus .m{stroke:var(--ink);stroke-width:3;paint-order:stroke}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;margin:.5rem 0}
+caption{text-align:left;color:var(--soft);padding:.2rem 0}
+th,td{text-align:left;padding:.22rem .7rem .22rem 0;border-bottom:1px solid var(--tint);vertical-align:top}
+tbody th{font-weight:500}td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+tr.front th::after{content:" *"}tr:target,tr.top{background:var(--tint)}
+details{margin:.4rem 0}summary{cursor:pointer;color:var(--c0)}
+.legend{list-style:none;padding:0;font-size:.9rem}.legend b{display:inline-block;width:1.4rem;text-align:center}
+.k-best{color:var(--c1)}.k-front{color:var(--c2)}.k-dominated{color:var(--c0)}.k-fails{color:var(--soft)}
+.nodes,.gpus{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.6rem;margin:0}
+.node{border:1px solid var(--faint);border-radius:6px;padding:.6rem .8rem;max-width:none}
+.gpu{background:var(--tint);border-left:5px solid var(--faint);border-radius:3px;padding:.3rem .6rem;font-size:.82rem;
+line-height:1.35;min-width:8.2rem}.gpu b,.gpu span{display:block}
+.s0{border-color:var(--c0)}.s1{border-color:var(--c1)}.s2{border-color:var(--c2)}.s3{border-color:var(--c3)}
+.s4{border-color:var(--c4)}.idle{opacity:.6;border-style:dashed}
+pre{background:var(--tint);padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere;border-radius:4px;margin:.4rem 0}
+@media(max-width:40rem){dl{grid-template-columns:1fr}dd{grid-column:1}}
+@media print{:root{--ink:#000;--paper:#fff;--soft:#333;--faint:#777;--band:#0001;--tint:#f3f5f7;--c0:#0f62a8;
+--c1:#c2410c;--c2:#15803d;--c3:#9333ea;--c4:#b91c5c}body{max-width:none;padding:0;font-size:10.5pt}nav,summary{display:none}
+details::details-content{content-visibility:visible;height:auto;display:block}
+figure,.node,tr{break-inside:avoid}h2{break-after:avoid}.wide{overflow:visible}}
+"""
+
+
+def records_of_best(
+    question: Question, answer: Answer, *, tables: Path | None = None, silicon: bool = True
+) -> Outcome:
+    """The records of the best plan's requests: searches keep none, so it is simulated again."""
+    best = answer.results[0]
+    alone = replace(question, fleet=Fleet(pools=(_pool(question, best),)))
+    return simulate_plan(alone, best.plan, tables=tables, silicon=silicon)[1]
+
+
+def to_html(answer: Answer, question: Question, outcome: Outcome) -> str:
+    """The page. ``outcome`` holds the records of the best plan, ``answer.results[0]``.
+
+    Raises
+    ------
+    InputError
+        When the plotting library is not installed.
+    """
+    figures.check_library()
+    best = answer.results[0]
+    title, *more = answer.headline.split("\n")
+    goal = f"objective: {answer.objective.words}" + (f"; SLO {answer.slo_text}" if answer.slo_text else "")
+    parts = [
+        _words(answer),
+        section("plan", "The plan", drawing(best, _pool(question, best))),
+        *([_front(answer)] if answer.searched else []),
+        _latency(question, best, outcome),
+        _over_time(best, outcome),
+        _breakdown(best, outcome),
+        *([_proof(answer)] if answer.searched else []),
+        _numbers(answer, question, best),
+    ]
+    links = [node("li", node("a", part.findtext("h2") or "", href=f"#{part.get('id')}")) for part in parts]
+    header = node("header", node("h1", title), *(node("p", line) for line in [*more, goal]))
+    contents = node("nav", node("ul", *links), aria_label="Contents")
+    return document(f"Zenith: {title}", STYLE, header, contents, node("main", *parts))
+
+
+def _pool(question: Question, result: PlanResult) -> Pool:
+    return next(pool for pool in question.fleet.pools if pool.name == result.pool)
+
+
+def _words(answer: Answer) -> Element:
+    notes = [node("p", f"Note: {note}") for note in answer.notes]
+    commands: list[Element] = []
+    for engine, command, remarks in answer.launch:
+        commands += [node("h3", engine), node("pre", command), *(node("p", remark) for remark in remarks)]
+    rows = [(name, words) for name, words in winner_rows(answer) if name != "launch"]
+    said = pairs(rows)
+    said[1].set("class", "best")
+    return section("answer", "The answer", said, *notes, folded("Launch commands", *commands))
+
+
+def _front(answer: Answer) -> Element:
+    results = answer.results[:MOST_PLANS]
+    hidden = len(answer.results) - len(results)
+    valid = [i for i, result in enumerate(results) if result.acceptable]
+    axes = _axes(answer)
+    on_front = {valid[i] for i in pareto([results[i] for i in valid], PARETO_METRICS)}
+    names = distinct_names(results)
+    drawn = [
+        _panel(answer, results, names, on_front, one, other)
+        for i, one in enumerate(axes)
+        for other in axes[i + 1 :]
+    ]
+    legend = node(
+        "ul",
+        *(
+            node("li", node("b", sign, class_=f"k-{kind}", aria_hidden="true"), words)
+            for kind, (sign, words) in KIND_WORDS.items()
+        ),
+        class_="legend",
+    )
+    caption = (
+        f"Each mark is one of the {len(results):,} simulated plans"
+        + (f" shown, best first; {hidden:,} more are in --json and --csv" if hidden else "")
+        + ". The shaded region is dominated in the two axes of its figure. A thin line leads from a plan to its "
+        "bound, which no scheduler of that plan beats; the dashed line is what no feasible plan beats. "
+        "Lower is better"
+        + (", but for the objective, where higher is." if answer.objective.maximize else ".")
+    )
+    return section(
+        "front",
+        "Every simulated plan",
+        figure(node("div", *drawn, class_="row"), caption=caption),
+        legend,
+        _plans(answer, results, names, on_front),
+    )
+
+
+def _axes(answer: Answer) -> list[Drawn]:
+    """The objective or latency, energy, and price where every plan has one."""
+    goal = answer.objective
+    latency = ("e2e_mean_s", "mean end-to-end latency", "s")
+    known = {metric for metric, _, _ in (latency, ("energy_j", "", ""), ("cost_usd", "", ""))}
+    first = latency if goal.metric in known else (goal.metric, goal.words, goal.unit)
+    axes: list[Drawn] = [first, ("energy_j", "energy", "J")]
+    if all(result.metrics.get("cost_usd") is not None for result in answer.results):
+        axes.append(("cost_usd", "price", "USD"))
+    return axes
+
+
+def _panel(
+    answer: Answer, results: Sequence[PlanResult], names: Sequence[str], on_front: set[int], one: Drawn,
+    other: Drawn,
+) -> Element:  # fmt: skip
+    goal, proven = answer.objective, answer.certificate.proven
+    line = None if proven is None else goal.score(proven)
+    placed = []
+    for metric, words, unit in (one, other):
+        values = [result.metrics[metric] for result in results]
+        if metric == goal.metric:
+            values += [*(result.bound for result in results), line]
+        placed.append(figures.axis_of(values, words, unit))
+    x, y = placed
+    points: list[dict[str, object]] = []
+    for i, (result, name) in reversed(list(enumerate(zip(results, names, strict=True)))):
+        kind = (
+            "best"
+            if i == 0
+            else "fails"
+            if not result.acceptable
+            else "front"
+            if i in on_front
+            else "dominated"
+        )
+        at = {"x": x.place(result.metrics[one[0]]), "y": y.place(result.metrics[other[0]])}
+        bound = {
+            f"b{axis}": placed[k].place(result.bound) if metric == goal.metric else at[axis]
+            for k, (axis, (metric, _, _)) in enumerate(zip("xy", (one, other), strict=True))
+        }
+        said = ", ".join(
+            f"{words} {quantity(result.metrics[metric], unit)}" for metric, words, unit in (one, other)
+        )
+        row = {**at, "kind": kind, "link": f"#plan-{i + 1}",
+               "words": f"{i + 1}. {name}, budget {result.plan.engine.token_budget}: {said}; bound of the "
+               f"objective {quantity(result.bound, goal.unit)}"}  # fmt: skip
+        points.append(row | bound if bound != {"bx": at["x"], "by": at["y"]} else row)
+    signs = [-1 if goal.maximize and metric == goal.metric else 1 for metric, _, _ in (one, other)]
+    fields = [axis for axis, (metric, _, _) in zip("xy", (one, other), strict=True) if metric == goal.metric]
+    spec = figures.scatter(
+        points, x, y, kinds=KINDS,
+        dominated=_dominated([r for r in results if r.acceptable], one[0], other[0], x, y, signs),
+        proven={fields[0]: placed["xy".index(fields[0])].place(line)} if fields and line is not None else None,
+    )  # fmt: skip
+    svg = figures.draw(
+        spec,
+        name=f"front-{one[0]}-{other[0]}".replace("_", "-"),
+        title=f"{one[1]} and {other[1]} of every simulated plan",
+        words=f"{len(points)} marks, the same plans as in the table of plans below; each mark leads to its row.",
+    )
+    for link in svg.iter("a"):  # of hundreds of marks the keyboard stops at those that matter
+        rank = int((link.get("href") or "").removeprefix("#plan-")) - 1
+        link.set("tabindex", "0" if rank == 0 or rank in on_front else "-1")
+    return svg
+
+
+def _dominated(
+    results: Sequence[PlanResult],
+    one: str,
+    other: str,
+    x: figures.Axis,
+    y: figures.Axis,
+    signs: Sequence[int],
+) -> list[dict[str, float]]:
+    """Rectangles that cover all that is worse than some plan in both axes and better in none."""
+    corners = sorted(
+        (signs[0] * x.place(r.metrics[one]), signs[1] * y.place(r.metrics[other])) for r in results
+    )
+    steps: list[tuple[float, float]] = []
+    for across, up in corners:
+        if not steps or up < steps[-1][1]:
+            steps.append((across, up))
+    end = x.high if signs[0] > 0 else -x.low
+    top = y.high if signs[1] > 0 else -y.low
+    until = [*(across for across, _ in steps), end][1:]
+    return [
+        {"x": signs[0] * across, "x2": signs[0] * to, "y": signs[1] * up, "y2": signs[1] * top}
+        for (across, up), to in zip(steps, until, strict=True)
+    ]
+
+
+def _plans(
+    answer: Answer, results: Sequence[PlanResult], names: Sequence[str], on_front: set[int]
+) -> Element:
+    goal = answer.objective
+    columns = ["plan", "devices", "budget", "E2E", "TTFT", "TPOT", "ITL", "energy", "price"]
+    own = goal.metric not in ("e2e_mean_s", "energy_j", "cost_usd", "ttft_mean_s", "tpot_mean_s")
+    rows = []
+    for i, (result, name) in enumerate(zip(results, names, strict=True)):
+        m = result.metrics
+        lost = why_lost(result, results[0], goal) if i else "first in rank"
+        rows.append(
+            [f"{i + 1}. {name}", str(result.plan.devices), str(result.plan.engine.token_budget),
+             *(quantity(m[f"{key}_mean_s"], "s") for key in ("e2e", "ttft", "tpot", "itl")),
+             quantity(m["energy_j"], "J"), quantity(m.get("cost_usd"), "USD"),
+             *([quantity(result.value, goal.unit)] if own else []),
+             quantity(result.bound, goal.unit), lost]
+        )  # fmt: skip
+    return table(
+        "Means of every simulated plan in rank order; * on the front; bound: of the objective, no scheduler of the "
+        "plan beats it",
+        [*columns, *([goal.name] if own else []), "bound", "against the first"],
+        rows,
+        ids=[f"plan-{i + 1}" for i in range(len(rows))],
+        classes=[" ".join(["top"] * (i == 0) + ["front"] * (i in on_front)) for i in range(len(rows))],
+    )
+
+
+def _latency(question: Question, best: PlanResult, outcome: Outcome) -> Element:
+    drawn = []
+    for name in WORDS:
+        limits = [(slo.limit_s, slo.percentile, slo.text) for slo in question.slos if slo.metric == name]
+        curve = distribution(outcome, name)
+        if curve:
+            drawn.append(
+                figures.draw(
+                    figures.distribution(curve, limits, WORDS[name]),
+                    name=f"cdf-{name}",
+                    title=f"Distribution of {WORDS[name]}",
+                    words="Share within a time"
+                    + "".join(f"; limit {text}" for _, _, text in limits)
+                    + ". The table below has its percentiles.",
+                )
+            )
+    columns = ["", "mean", "p50", "p90", "p95", "p99"]
+    rows = [
+        [name.upper(), *(quantity(best.metrics[f"{name}_{column}_s"], "s") for column in columns[1:])]
+        for name in WORDS
+    ]
+    slos = [
+        [slo.text, quantity(slo.value, "s"), quantity(slo.limit, "s"), "met" if slo.met else "NOT met"]
+        for slo in best.slos
+    ]
+    caption = (
+        "Share of requests (ITL: of gaps between tokens) within a time. A dashed line is the limit of an SLO, its "
+        "triangle the share that must be to the left of it. Rejected requests are never within a time."
+    )
+    return section(
+        "latency",
+        "Latency against the limits",
+        figure(node("div", *drawn, class_="row"), caption=caption),
+        *([table("SLOs", ["SLO", "value", "limit", ""], slos)] if slos else []),
+        table("Percentiles", columns, rows),
+    )
+
+
+def distribution(outcome: Outcome, name: str) -> list[tuple[float, float]]:
+    """(seconds, share within) of ``ttft``, ``tpot``, ``itl`` or ``e2e``; empty where nothing has it."""
+    if name == "itl":
+        bins = np.flatnonzero(outcome.gaps)
+        middles = [min((gap_edge(int(i)) + gap_edge(int(i) + 1)) / 2, outcome.max_gap_ps) / PS for i in bins]
+        values, shares = np.array(middles), np.cumsum(outcome.gaps[bins]) / max(1, outcome.gaps.sum())
+    else:
+        values = np.sort(metrics.SLO_VALUES[name](outcome))
+        of = len(values) + (len(outcome.rejected) if name != "tpot" else 0)
+        shares = np.arange(1, len(values) + 1) / max(1, of)
+    if not len(values):
+        return []
+    at = np.unique(np.linspace(0, len(values) - 1, min(CURVE, len(values))).round().astype(int))
+    return [(float(values[0]), 0.0), *zip(values[at].tolist(), shares[at].tolist(), strict=True)]
+
+
+def _over_time(best: PlanResult, outcome: Outcome) -> Element:
+    line = timeline(outcome)
+    drawn = [
+        _drawn_over_time(line, "waiting", "requests waiting", figures.COLOURS[1]),
+        _drawn_over_time(line, "running", "requests running", figures.COLOURS[0]),
+    ]
+    room = best.memory.kv_tokens * best.plan.attn_dp * best.plan.replicas if best.memory.kv_bytes else 0
+    if room:
+        drawn.append(
+            _drawn_over_time(line, "kv_tokens", "KV cache in use", figures.COLOURS[2], room=room, best=best)
+        )
+    caption = (
+        "Derived from the times of each request in a simulation of the best plan: waiting from arrival to the first "
+        "iteration, running from there to the last token. Areas are means, lines the largest values of "
+        f"{len(line.running.mean)} equal spans. "
+        + (
+            "KV use is modelled between those times: prompts fill evenly until the first token, generated "
+            "tokens come evenly until the last; the dotted line is the largest use of one rank in the simulation, "
+            "in whole blocks."
+            if room
+            else "This model keeps no KV cache."
+        )
+    )
+    return section(
+        "time",
+        "Over time",
+        figure(*drawn, caption=caption),
+        folded("Table of the same", _time_table(line, room)),
+    )
+
+
+def _drawn_over_time(
+    line: Timeline, name: str, title: str, colour: str, *, room: int = 0, best: PlanResult | None = None
+) -> Element:
+    series = getattr(line, name)
+    most = series.most / (room or 1)
+    spec = figures.over_time(
+        line.edges_s, series.mean / (room or 1), most, title=title, colour=colour, share=bool(room),
+        limit=best.metrics["kv_peak_share"] if best else None,
+    )  # fmt: skip
+    peak = f"{most.max():.1%}" if room else f"{most.max():.0f}"
+    return figures.draw(
+        spec,
+        name=f"time-{name.replace('_', '-')}",
+        title=f"{title} over time",
+        words=f"At most {peak}. The table below the figures has the same in ten spans.",
+    )
+
+
+def _time_table(line: Timeline, room: int) -> Element:
+    spans = np.array_split(np.arange(len(line.running.mean)), 10)
+    rows = []
+    for span in spans:
+        ends = f"{line.edges_s[span[0]]:.1f} to {line.edges_s[span[-1] + 1]:.1f} s"
+        cells = [ends]
+        for series in (line.waiting, line.running):
+            cells.append(f"{series.mean[span].mean():.2f}, at most {series.most[span].max():.0f}")
+        if room:
+            kv = line.kv_tokens
+            cells.append(f"{kv.mean[span].mean() / room:.2%}, at most {kv.most[span].max() / room:.2%}")
+        rows.append(cells)
+    return table(
+        "Mean and largest value by tenth of the simulated time",
+        ["time", "waiting", "running", *(["KV cache in use"] if room else [])],
+        rows,
+    )
+
+
+def _breakdown(best: PlanResult, outcome: Outcome) -> Element:
+    busy = sorted(best.breakdown_s.items(), key=lambda part: -part[1])
+    idle_w_each = outcome.idle_w / outcome.replicas
+    idle = outcome.idle_w * outcome.end_ps / PS
+    at_work = idle_w_each * outcome.busy_ps / PS
+    energy = [("above idle power", outcome.energy_nj * 1e-9), ("idle power, batch running", at_work),
+              ("idle power, nothing running", max(idle - at_work, 0.0))]  # fmt: skip
+    held = best.memory
+    memory = [("weights", held.weight_bytes), ("KV cache", held.kv_bytes), ("activations", held.activation_bytes),
+              ("reserve", held.reserve_bytes)]  # fmt: skip
+    charts = [
+        ("latency", "Mean end-to-end latency", list(split_latency(best).items()), "s"),
+        ("busy", "Busy time by cell and collective", busy, "s"),
+        ("energy", "Energy", energy, "J"),
+        ("memory", "Memory of the fullest device", [(name, size / 2**30) for name, size in memory], "GiB"),
+    ]
+    drawn, tables = [], []
+    for i, (name, title, parts, unit) in enumerate(charts):
+        shares = percentages(dict(parts))
+        rows = [(part, value, f"{quantity(value, unit)}, {shares[part]}%") for part, value in parts]
+        svg = figures.draw(
+            figures.bars(rows, figures.COLOURS[i]), name=f"parts-{name}", title=title,
+            words="; ".join(f"{part}: {words}" for part, _, words in rows),
+        )  # fmt: skip
+        drawn.append(node("div", node("h3", title), svg))
+        tables.append(table(title, ["part", "amount", "share"], [
+            [part, quantity(value, unit), f"{shares[part]}%"] for part, value, _ in rows]))  # fmt: skip
+    caption = (
+        "Busy time is summed over stages and replicas. Energy above idle power follows the iterations and is not "
+        "kept by cell; idle power runs from the start of the trace to the last token."
+    )
+    return section(
+        "parts",
+        "Where time, energy and memory go",
+        figure(node("div", *drawn, class_="row"), caption=caption),
+        folded("Tables of the same", *tables),
+    )
+
+
+def _proof(answer: Answer) -> Element:
+    c, goal = answer.certificate, answer.objective
+    rows = [("plans", certificate_text(answer))]
+    if c.best is not None:
+        rows.append(("best found", quantity(goal.score(c.best), goal.unit)))
+    if c.proven is not None:
+        side = "above" if goal.maximize else "below"
+        limit = quantity(goal.score(c.proven), goal.unit)
+        rows.append(("proven", f"no feasible plan that meets the SLOs gets {side} {limit}"))
+    rows.append(
+        ("why", "plans are simulated in the order of a bound that no scheduler beats, until the next bound cannot "
+         "win; a plan whose bound of an SLO's metric breaks that SLO is excluded (docs/bounds.md)")
+    )  # fmt: skip
+    return section("certificate", "Certificate", pairs(rows))
+
+
+def _numbers(answer: Answer, question: Question, best: PlanResult) -> Element:
+    shares = [(name, f"{share}%") for name, share in percentages(best.provenance).items()]
+    return section(
+        "numbers",
+        "Where every number comes from",
+        node("p", answer.profile_text),
+        table("Share of the predicted time by where it comes from", ["origin", "share"], shares),
+        table(
+            "Every number of the best plan", ["metric", "value", "definition", "rests on"], definitions(best)
+        ),
+        table(
+            "Facts that the numbers rest on",
+            ["fact", "value", "source"],
+            sources(question, _pool(question, best)),
+        ),
+    )
