@@ -18,6 +18,7 @@ from planner.pipeline import Candidate, Evaluator
 from planner.placement import place
 from planner.question import Question
 from planner.validate import complaints
+from profiles.engine import EngineProfile
 from profiles.errors import InputError
 from profiles.fleet import homogeneous
 from profiles.model import Model
@@ -150,7 +151,10 @@ def validate(
 
 
 class Servers:
-    """The servers of all runs; what they share is computed once, a distinct server compiled once."""
+    """The servers of all runs; what they share is computed once, a distinct server compiled once.
+
+    ``engine``: constants instead of those that the runs name.
+    """
 
     def __init__(
         self,
@@ -159,8 +163,9 @@ class Servers:
         model: str | None = None,
         tables: Path | None = None,
         silicon: bool = True,
+        engine: EngineProfile | None = None,
     ) -> None:
-        self._tables, self._silicon, self._model = tables, silicon, model
+        self._tables, self._silicon, self._model, self._engine = tables, silicon, model, engine
         self._longest: dict[tuple[object, ...], Trace] = {}
         self._widest: dict[tuple[object, ...], int] = {}
         self._plans: dict[int, tuple[Model, Plan]] = {}
@@ -194,9 +199,10 @@ class Servers:
         if key not in self._evaluators:
             fleet = homogeneous(run.device, gpus=self._widest[key])
             question = Question(model=model, fleet=fleet, trace=self._longest[key], engine=run.engine)
-            self._evaluators[key] = Evaluator(
-                question, tables=self._tables or run.tables, silicon=self._silicon
-            )
+            made = Evaluator(question, tables=self._tables or run.tables, silicon=self._silicon)
+            if self._engine is not None:
+                made.compilers = [compiler.with_engine(self._engine) for compiler in made.compilers]
+            self._evaluators[key] = made
         evaluator = self._evaluators[key]
         server = (*key, plan)
         if server not in self._steps:

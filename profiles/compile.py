@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from profiles import work
+from profiles.calibrated import calibrated
 from profiles.cells import Layout, Ledger, head_cells, send_cells
 from profiles.device import Device
 from profiles.engine import EngineProfile
@@ -41,10 +42,15 @@ class Compiler:
         self, model: Model, device: Device, operations: Operations, *,
         engine: EngineProfile, power: PowerModel,
     ) -> None:  # fmt: skip
-        self.model, self.device, self.operations = model, device, operations
+        self.model, self.device, self._bare = model, device, operations
+        self.operations = calibrated(operations, engine, device)
         self.engine, self.power = engine, power
         self._meters: dict[int, Meter] = {}
         self._layers: dict[int, LayerCache] = {}
+
+    def with_engine(self, engine: EngineProfile) -> "Compiler":
+        """The same with other constants of the engine."""
+        return Compiler(self.model, self.device, self._bare, engine=engine, power=self.power)
 
     def compile(
         self, plan: Plan, *, link_tensor: Link, link_ffn: Link, stage_links: tuple[Link, ...] = (),

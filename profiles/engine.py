@@ -1,4 +1,8 @@
-"""What a serving engine adds to the operations it launches: host time per iteration and per sequence."""
+"""What a serving engine adds to the operations it launches, and how far it moves their times.
+
+Constants of an engine generation ship in ``profiles/engines/*.json``; those of one's own servers come from a
+YAML file that ``zenith calibrate`` writes (``profiles.profile_file``).
+"""
 
 import json
 from dataclasses import dataclass
@@ -10,8 +14,30 @@ _DIRECTORY = Path(__file__).parent / "engines"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Constant:
+    """A field of ``EngineProfile``: its unit, and the range outside of which no engine is expected."""
+
+    unit: str
+    low: float
+    high: float
+
+
+CONSTANTS = {
+    "iteration_s": Constant(unit="s", low=0.0, high=0.02),
+    "sequence_s": Constant(unit="s", low=0.0, high=0.001),
+    "prefill_s": Constant(unit="s", low=0.0, high=0.05),
+    "memory_scale": Constant(unit="times", low=0.75, high=1.5),
+    "compute_scale": Constant(unit="times", low=0.75, high=2.0),
+    "collective_scale": Constant(unit="times", low=0.5, high=3.0),
+}
+"""Ranges hold vLLM V0 and V1 (4.5 and 1.1 ms, 0.27 and 0 ms, 11.7 and 5 ms) with room for an engine four
+times as slow; scales reach from kernels a quarter faster than measured ones to links or kernels that lose most
+of what others get."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProfile:
-    """Overheads of one engine generation, in seconds, >= 0.
+    """Overheads of one engine generation, in seconds, >= 0, and scales, > 0.
 
     Parameters
     ----------
@@ -24,13 +50,20 @@ class EngineProfile:
     prefill_s
         Of an iteration that holds prompt tokens, besides: kernels launched one by one instead of replayed
         from a CUDA graph.
+    memory_scale, compute_scale
+        Of the time that bytes and that arithmetic take at the device's peak: above 1, this engine's kernels
+        achieve a smaller share of them than the operation times say (``profiles.calibrated``).
+    collective_scale
+        Of the time of collectives.
+    base
+        Of a file: the engine whose constants it started from.
     source, error
         How the figures were derived, and how far they are off where that was measured.
 
     Raises
     ------
     ValueError
-        When an overhead is negative.
+        When an overhead is negative or a scale is not above 0.
     """
 
     name: str
@@ -39,10 +72,16 @@ class EngineProfile:
     prefill_s: float
     source: str
     error: str
+    memory_scale: float = 1.0
+    compute_scale: float = 1.0
+    collective_scale: float = 1.0
+    base: str = ""
 
     def __post_init__(self) -> None:
         if min(self.iteration_s, self.sequence_s, self.prefill_s) < 0:
             raise ValueError("Overheads must not be negative.")
+        if min(self.memory_scale, self.compute_scale, self.collective_scale) <= 0:
+            raise ValueError("Scales must be above 0.")
 
 
 def engines() -> tuple[str, ...]:
@@ -51,7 +90,7 @@ def engines() -> tuple[str, ...]:
 
 
 def load_engine(name: str) -> EngineProfile:
-    """The engine profile of this name.
+    """The engine profile of this name, or of this file where the name ends in ``.yaml`` or ``.yml``.
 
     Examples
     --------
@@ -61,8 +100,12 @@ def load_engine(name: str) -> EngineProfile:
     Raises
     ------
     InputError
-        When no engine has this name.
+        When no engine has this name, or the file is no profile.
     """
+    if name.endswith((".yaml", ".yml")):
+        from profiles.profile_file import read_profile
+
+        return read_profile(Path(name))
     if name not in engines():
         raise InputError(f"Unknown engine {name!r}, {nearest(name, engines())}")
     return EngineProfile(name=name, **json.loads((_DIRECTORY / f"{name}.json").read_text(encoding="utf-8")))

@@ -1,0 +1,87 @@
+"""Constants of one's own servers: the YAML file that ``zenith calibrate`` writes and ``--profile`` reads.
+
+engine: vllm-v0                       # whose constants count where none is given here
+constants:
+  iteration_s: {value: 0.0046}        # names, units and ranges: profiles.engine.CONSTANTS
+errors: ...                           # for people, like fitted_on, method and what else a constant holds
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from profiles.engine import CONSTANTS, EngineProfile, engines, load_engine
+from profiles.errors import InputError, nearest
+
+KEYS = ("engine", "constants", "method", "fitted_on", "errors")
+CONSTANT_KEYS = ("value", "unit", "range", "interval_95", "source")
+
+
+def read_profile(path: Path) -> EngineProfile:
+    """The engine profile of a file.
+
+    Raises
+    ------
+    InputError
+        One line: file, line, key, value, what was expected.
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply, expected the keys engine and constants") from None
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{mark.line + 1}:" if mark else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise InputError(f"{path}:{line} not YAML: {problem}") from error
+    if not isinstance(content, dict) or "engine" not in content:
+        raise InputError(f"{path}: no profile: expected the keys engine and constants")
+    top = _keys(path, tree, KEYS)
+    name = content["engine"]
+    if name not in engines():
+        raise InputError(f"{path}:{_line(top['engine'])}: engine: {name!r}: {nearest(str(name), engines())}")
+    given = content.get("constants", {})
+    if not isinstance(given, dict):
+        raise InputError(f"{path}:{_line(top['constants'])}: constants: expected names, each with a value")
+    nodes = _keys(path, top["constants"], tuple(CONSTANTS)) if given else {}
+    values = {key: _value(path, key, nodes[key], entry) for key, entry in given.items()}
+    base = load_engine(name)
+    constants = {key: values.get(key, getattr(base, key)) for key in CONSTANTS}
+    return EngineProfile(
+        name=str(path), base=name, source="zenith calibrate", error=f"see {path}", **constants
+    )
+
+
+def _keys(path: Path, node: Any, known: tuple[str, ...]) -> dict[str, Any]:
+    """Value nodes by key; one that is unknown or there twice is an error."""
+    found: dict[str, Any] = {}
+    for key, value in node.value:
+        where = f"{path}:{_line(key)}"
+        if key.value not in known:
+            raise InputError(f"{where}: unknown key {key.value!r}, {nearest(str(key.value), known)}")
+        if key.value in found:
+            raise InputError(f"{where}: key {key.value!r} is there twice")
+        found[key.value] = value
+    return found
+
+
+def _value(path: Path, name: str, node: Any, entry: Any) -> float:
+    constant = CONSTANTS[name]
+    need = f"expected a number from {constant.low:g} to {constant.high:g} ({constant.unit})"
+    if not isinstance(entry, dict) or "value" not in entry:
+        raise InputError(f"{path}:{_line(node)}: {name}: {entry!r}: expected {{value: NUMBER}}")
+    line, value = _line(_keys(path, node, CONSTANT_KEYS)["value"]), entry["value"]
+    number = float(value) if type(value) in (int, float) else math.nan
+    if not constant.low <= number <= constant.high:
+        raise InputError(f"{path}:{line}: {name}: value {value!r}: {need}")
+    return number
+
+
+def _line(node: Any) -> int:
+    return int(node.start_mark.line) + 1
