@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from planner.deployable import MIXED, POLICIES
 from profiles.device import Device
-from profiles.memory import Footprint
+from profiles.memory import Footprint, Longest, iteration_tokens
 from profiles.model import Model, MoE
 from profiles.plan import Plan
 
@@ -23,14 +23,13 @@ SURE_OF_KV = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """One replica to launch: ``memory`` is that of its fullest device, ``longest`` the tokens of the longest
-    request that it must take."""
+    """One replica to launch: ``memory`` is that of its fullest device, ``longest`` what it must take."""
 
     model: Model
     plan: Plan
     device: Device
     memory: Footprint
-    longest: int
+    longest: Longest
 
     @property
     def context(self) -> int | None:
@@ -41,7 +40,7 @@ class Server:
         sure = int(self.memory.kv_tokens * SURE_OF_KV)
         if sure >= self.model.max_positions:
             return None
-        return min(max(sure // 1024 * 1024, self.longest), self.model.max_positions)
+        return min(max(sure // 1024 * 1024, self.longest.request), self.model.max_positions)
 
     @property
     def dtype(self) -> str | None:
@@ -150,7 +149,8 @@ def tensorrt_llm_command(server: Server) -> tuple[str, list[str]]:
         words += ["--pp_size", str(plan.stages)]
     if plan.ffn_ep > 1:
         words += ["--ep_size", str(plan.ffn_ep)]
-    words += ["--max_batch_size", str(engine.max_seqs), "--max_num_tokens", str(engine.token_budget)]
+    tokens = iteration_tokens(model, engine, server.longest)  # where prompts stay whole it must hold one
+    words += ["--max_batch_size", str(engine.max_seqs), "--max_num_tokens", str(tokens)]
     used = memory.weight_bytes + memory.activation_bytes + memory.reserve_bytes
     fraction = memory.kv_bytes / (server.device.memory_bytes - used)
     words += ["--kv_cache_free_gpu_memory_fraction", f"{fraction:.3f}"]

@@ -530,7 +530,7 @@ def _launch(evaluator: Evaluator, best: PlanResult) -> list[tuple[str, str, list
         plan=best.plan,
         device=next(pool.device for pool in question.fleet.pools if pool.name == best.pool),
         memory=best.memory,
-        longest=evaluator.longest.request,
+        longest=evaluator.longest,
     )
     return launch_commands(server, _first(question.deployable_on, best.deployable) or ["vLLM"])
 

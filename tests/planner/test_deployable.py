@@ -97,7 +97,7 @@ def commands(plan, model=LLAMA, engines=ENGINES, *, device=H100, blocks=60_000, 
         plan=plan,
         device=device,
         memory=footprint(model, plan, blocks, Longest(prompt=1000, request=longest)),
-        longest=longest,
+        longest=Longest(prompt=1000, request=longest),
     )
     return {engine: (command, notes) for engine, command, notes in launch_commands(server, engines)}
 
@@ -121,6 +121,8 @@ def test_chunks_and_mixing_are_switched_on_where_they_are_not_the_default():
     assert "--chunked-prefill-size -1" in first["SGLang"][0] and "mixed" not in first["SGLang"][0]
     assert not any("policy" in note for note in first["SGLang"][1])
     assert any("does not batch by policy vllm-v0" in note for note in first["vLLM"][1])
+    whole = Plan(layers_per_stage=(32,), engine=EngineSettings(policy="orca", token_budget=512, max_seqs=16))
+    assert "--max_num_tokens 1015 " in commands(whole)["TensorRT-LLM"][0], "a prompt beside 15 decodes"
 
 
 def test_an_uneven_split_is_named():

@@ -358,7 +358,7 @@ def test_launch_commands_carry_what_the_plan_says_or_say_that_they_do_not(engine
         plan=plan,
         device=load_device("h100"),
         memory=footprint(model, plan, 9000, Longest(prompt=90, request=100)),
-        longest=100,
+        longest=Longest(prompt=50, request=100),
     )
     ((_, command, notes),) = launch_commands(server, [engine])
     said = " ".join([command, *notes])
