@@ -147,6 +147,17 @@ def search_options(command: F) -> F:
     return command
 
 
+def without(*names: str) -> Callable[[F], F]:
+    """Takes options away that a command has no use for."""
+
+    def take(command: F) -> F:
+        params: list[click.Parameter] = command.__click_params__  # type: ignore[attr-defined]
+        params[:] = [param for param in params if param.name not in names]
+        return command
+
+    return take
+
+
 def plan_options(command: F) -> F:
     """Of ``question_options`` those that also make sense where every scheduler is compared on one plan."""
     own: list[click.Parameter] = list(getattr(command, "__click_params__", []))
@@ -225,6 +236,33 @@ def minimum(**options: Any) -> None:
     from planner import commands
 
     show(commands.minimum(options, progress=progress))
+
+
+@main.command(
+    epilog=example(
+        "zenith capacity --model llama-3.1-8b --device l40s --gpus 2",
+        '--slo "ttft_p95<=500ms" --slo "e2e_p95<=8s"',
+        "--trace traces/samples/chat.csv",
+    )
+)
+@without("workers")
+@question_options
+@search_options
+@click.option("--plan", default="", help="Only this plan, e.g. tp=2,dp=2 (docs/plans.md). Default: the best.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0.001, 1),
+    default=0.02,
+    help="Between a rate that holds and the next tried.",
+)
+def capacity(**options: Any) -> None:
+    """Find the highest rate of the same requests that a plan sustains within the SLOs, and one that none can.
+
+    Exits 0 with the rate, 2 on bad input, 3 when there is none or no plan, 4 when a limit left that open.
+    """
+    from planner import commands
+
+    show(commands.capacity(options, progress=progress))
 
 
 @main.command(

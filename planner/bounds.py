@@ -31,6 +31,7 @@ cost            dollars: price per device second * devices * makespan
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -169,6 +170,36 @@ class PlanBounds:
                 least = max(0.0, value) + machine.lead + machine.tail
                 result[f"{machine.name}, most requests on time"] = least * SAFE / PS
         return result
+
+    # ------------------------------------------------------------ other arrivals
+
+    def at(self, arrival: IntArray) -> "PlanBounds":
+        """Of the same requests, arriving at other times (picoseconds, not decreasing). What no arrival changes
+        is shared: times alone and the work of machines follow from lengths."""
+        _ = self.machines.all
+        other = copy(self)
+        for name in ("_ends_ps", "makespans_s", "latency_s", "ttft_s", "energy_j"):
+            other.__dict__.pop(name, None)
+        other.stats, other.machines = copy(self.stats), copy(self.machines)
+        other.stats.arrival = arrival
+        other.machines.stats = other.stats
+        return other
+
+    def hurried(self, objective: str) -> PlanBound:
+        """A bound on ``latency``, ``ttft``, ``tpot``, ``itl`` or a percentile that holds when the same requests
+        arrive at these times or with any gaps shorter.
+
+        Proof: the relaxations taken are times alone, which know no arrivals; preemptive problems of one machine
+        in which longer gaps delay no job (docs/bounds.md, "Faster arrivals"); and ``late_value``, which falls
+        with every gap. Left out is the price of machine time, whose horizon moves with the arrivals.
+        """
+        flows = {"latency": False, "ttft": True}
+        if objective in flows:
+            values = self._flows_s(prompts=flows[objective])
+        else:
+            values = self._values(objective, {}, 0.0)
+        name = max(values, key=values.__getitem__)
+        return PlanBound(objective=objective, value=values[name], name=name, others=values)
 
     # ------------------------------------------------------------ objectives
 

@@ -67,7 +67,7 @@ def _limits(options: Options) -> dict[str, Any]:
     return {
         "max_simulations": options["max_simulations"],
         "time_limit_s": options["time_limit"],
-        "workers": options["workers"] or os.cpu_count() or 1,
+        "workers": options.get("workers") or os.cpu_count() or 1,
         "tables": options["tables"],
         "silicon": not options["no_silicon"],
     }
@@ -99,6 +99,23 @@ def minimum(options: Options, *, progress: Progress) -> Reply:
     progress(f"done in {time.monotonic() - started:.1f} s")
     status = 0 if found.least is not None else 4 if found.certificate.unexamined else 3
     return _print(minimum_text, found, options, exit_code=status)
+
+
+def capacity(options: Options, *, progress: Progress) -> Reply:
+    """``zenith capacity``."""
+    from planner import capacity_text
+    from planner.capacity import capacity
+
+    started = time.monotonic()
+    question = _question(options, progress)
+    plan = _plan(question, options["plan"]) if options["plan"] else None
+    if plan is not None:
+        check_engine(plan.engine)
+    limits = {name: value for name, value in _limits(options).items() if name != "workers"}
+    found = capacity(question, plan, tolerance=options["tolerance"], **limits, progress=progress)
+    progress(f"done in {time.monotonic() - started:.1f} s")
+    status = 0 if found.answer is not None else 4 if found.unexamined else 3
+    return _print(capacity_text, found, options, exit_code=status)
 
 
 def _print(words: Any, found: Any, options: Options, *, exit_code: int) -> Reply:

@@ -138,6 +138,19 @@ def test_minimum_says_by_its_status_what_is_known():
     assert ask("minimum", "--slo", "itl_p99<=1us", "--max-simulations", "1").exit_code == 4
 
 
+def test_capacity_brackets_the_rate():
+    queue = ["--slo", "e2e_p95<=3s", "--max-seqs", "1"]
+    found = ask("capacity", *queue, "--json")
+    document = json.loads(found.stdout)
+    assert found.exit_code == 0 and "workers" not in run("capacity", "--help").stdout
+    assert 0 < document["sustained_per_s"] < document["upper_per_s"]
+    assert validated(json.dumps(document["answer"]))["plans"][0]["meets_slos"]
+    own = ask("capacity", *queue, "--plan", "dp=2,seqs=1", "--json")
+    assert json.loads(own.stdout)["limits"][0]["plan"]["name"] == "dp=2 tp=1"
+    assert ask("capacity", "--slo", "ttft_p95<=1us").exit_code == 3
+    assert ask("capacity", "--slo", "itl_p99<=1us", "--max-simulations", "1").exit_code == 4
+
+
 def test_simulate_json_follows_the_schema(folder):
     result = ask("simulate", "--plan", "dp=2", "--json", "--requests", "times.csv")
     answer = validated(result.stdout)
@@ -331,6 +344,9 @@ MISTAKES = [
     (f"whatif {ASK}", "--vary"),
     (f"minimum {ASK} --of watts", "watts power"),
     (f"minimum {ASK} --use-all-devices", "--use-all-devices"),
+    (f"capacity {ASK}", "--slo ttft_p95<=1s"),
+    (f"capacity {ASK} --slo ttft_p95<=1s --tolerance 2", "2 x<=1"),
+    (f"capacity {ASK} --slo ttft_p95<=1s --plan tq=1", "tq tp"),
     ("models no-such-model", "no-such-model"),
     ("trace describe missing.csv", "missing.csv exist"),
     ("trace convert few.csv nowhere/out.csv", "nowhere/out.csv folder"),
