@@ -178,6 +178,7 @@ def plan_options(command: F) -> F:
 @click.option("--exhaustive", is_flag=True, help="Simulate every feasible plan, whatever the bounds prove.")
 @click.option("--top", type=click.IntRange(min=1), default=5, help="Plans listed.")
 @click.option("--all", "list_all", is_flag=True, help="List every simulated plan.")
+@click.option("--html", type=OUTPUT, help="Write the answer with pictures as one page (docs/report.md).")
 def optimize(**options: Any) -> None:
     """Find the best plan, prove it, and show the runners-up.
 
@@ -274,6 +275,7 @@ def capacity(**options: Any) -> None:
 @question_options
 @click.option("--plan", required=True, help="Axes of the plan, e.g. tp=4,dp=2,budget=2048 (docs/plans.md).")
 @click.option("--requests", type=OUTPUT, help="Write the times of every request to this CSV file.")
+@click.option("--html", type=OUTPUT, help="Write the answer with pictures as one page (docs/report.md).")
 def simulate(**options: Any) -> None:
     """Simulate one named plan and bound what any scheduler could get out of it.
 

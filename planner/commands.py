@@ -24,6 +24,8 @@ from profiles.fleet import Fleet
 
 if TYPE_CHECKING:
     from planner.measured import Run
+    from planner.pipeline import Answer
+    from simulator.outcome import Outcome
     from traces.read import ReadResult
     from traces.trace import Trace
 
@@ -46,6 +48,7 @@ def optimize(options: Options, *, progress: Progress) -> Reply:
     is 3, or 4 when the search was cut short and a plan that was not simulated might meet them."""
     from planner import pipeline
 
+    _check_html(options)
     started = time.monotonic()
     question = _question(options, progress)
     answer = pipeline.optimize(
@@ -58,6 +61,14 @@ def optimize(options: Options, *, progress: Progress) -> Reply:
         silicon=not options["no_silicon"],
         progress=progress,
     )
+    if options["html"]:
+        from planner.html import records_of_best
+
+        progress("simulating the best plan again for the page")
+        records = records_of_best(
+            question, answer, tables=options["tables"], silicon=not options["no_silicon"]
+        )
+        _write_html(options["html"], answer, question, records)
     progress(f"done in {time.monotonic() - started:.1f} s")
     return _reply(answer, options, top=None if options["list_all"] else options["top"])
 
@@ -137,6 +148,7 @@ def simulate(options: Options, *, progress: Progress) -> Reply:
     """``zenith simulate``."""
     from planner import pipeline
 
+    _check_html(options)
     question = _question(options, progress)
     plan = _plan(question, options["plan"])
     check_engine(plan.engine)
@@ -148,7 +160,24 @@ def simulate(options: Options, *, progress: Progress) -> Reply:
         from traces.write import write_whole
 
         write_whole(options["requests"], records_csv(outcome).encode())
+    if options["html"]:
+        _write_html(options["html"], answer, question, outcome)
     return _reply(answer, options, top=None)
+
+
+def _check_html(options: Options) -> None:
+    """That a page can be drawn is known before the work, not after."""
+    if options["html"]:
+        from planner.figures import check_library
+
+        check_library()
+
+
+def _write_html(file: Path, answer: "Answer", question: Question, outcome: "Outcome") -> None:
+    from planner.html import to_html
+    from traces.write import write_whole
+
+    write_whole(file, to_html(answer, question, outcome).encode())
 
 
 def bound(options: Options, *, progress: Progress) -> Reply:

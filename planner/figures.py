@@ -28,7 +28,8 @@ COLOURS = tuple(f"var(--c{i})" for i in range(5))
 
 _CONFIG: Spec = {
     "background": "transparent",
-    "font": "sans-serif",
+    "font": "Arial, Helvetica, sans-serif",
+    "padding": {"left": 16, "right": 10, "top": 6, "bottom": 6},  # where another font is wider
     "view": {"stroke": FAINT},
     "axis": {"labelColor": INK, "titleColor": INK, "gridColor": FAINT, "gridOpacity": 0.3, "domainColor": FAINT,
              "tickColor": FAINT, "titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 12},
@@ -309,17 +310,19 @@ def over_time(
 ) -> Spec:  # fmt: skip
     """A quantity by span of time: its mean as an area, its largest values as a line."""
     axis = axis_of([0.0, float(edges_s[-1])], "time since the start of the trace", "s")
-    stairs = np.append(np.repeat(np.arange(len(mean)), 2), len(mean) - 1)
+    stairs = np.repeat(np.arange(len(mean)), 2)
     rows = [
-        {"x": float(edges_s[min((i + 1) // 2, len(mean))]) * axis.factor, "mean": _short(mean[at]),
+        {"x": float(edges_s[(i + 1) // 2]) * axis.factor, "mean": _short(mean[at]),
          "most": _short(most[at])}
         for i, at in enumerate(stairs)
     ]  # fmt: skip
-    ax = {"field": "x", "type": "quantitative", "axis": {"title": axis.title, "grid": False, "format": ".6~g"},
-          "scale": {"domain": [0, float(edges_s[-1]) * axis.factor], "nice": False}}  # fmt: skip
+    end = float(edges_s[-1]) * axis.factor
+    ax = {"field": "x", "type": "quantitative", "scale": {"domain": [0, end], "nice": False},
+          "axis": {"title": axis.title, "grid": False, "tickCount": 12, "format": ".6~g"}}  # fmt: skip
     top = max(float(most.max(initial=0.0)), limit or 0.0) or 1.0
-    ay: Spec = {"type": "quantitative", "scale": {"domain": [0, top * 1.05], "nice": False},
-                "axis": {"title": title, "tickCount": 4, "format": ".4~%" if share else ".6~g"}}  # fmt: skip
+    ay: Spec = {"type": "quantitative", "scale": {"domain": [0, top * 1.05], "nice": False}, "stack": None,
+                "axis": {"title": title, "tickCount": 4, "minExtent": 48,
+                         "format": ".4~%" if share else ".6~g"}}  # fmt: skip
     layers: list[Spec] = [
         {
             "mark": {
@@ -348,7 +351,7 @@ def over_time(
                 "encoding": {"y": {"field": "y", **ay}, "description": {"field": "words"}},
             }
         )
-    return {"width": 980, "height": 110, "data": {"values": rows}, "layer": layers}
+    return {"width": 960, "height": 110, "data": {"values": rows}, "layer": layers}
 
 
 def _short(value: float) -> float:

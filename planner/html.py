@@ -14,7 +14,6 @@ from planner.pipeline import Answer, simulate_plan
 from planner.question import Question
 from planner.ranking import PlanResult, pareto, split_latency, why_lost
 from planner.report import (
-    PARETO_METRICS,
     certificate_text,
     distinct_names,
     percentages,
@@ -37,7 +36,10 @@ CURVE = 300
 KINDS = ("best", "front", "dominated", "fails")
 KIND_WORDS = {
     "best": ("◆", "the first in rank"),
-    "front": ("●", "on the front of all axes: no plan is better in one and as good in the others"),
+    "front": (
+        "●",
+        "on the Pareto front of what is drawn: no plan is better in one and as good in the others",
+    ),
     "dominated": ("•", "another plan is better in one and as good in the others"),
     "fails": ("✚", "breaks an SLO or rejects requests; without a finite value it stands at the edge"),
 }
@@ -53,7 +55,7 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e4e8eb;--paper:#14181b;--soft:#a5afb7;--faint:#7f8a93;--band:#63b3f526;
 --tint:#1e2428;--c0:#63b3f5;--c1:#fb923c;--c2:#5ec97f;--c3:#c59bfb;--c4:#f580ae}}
 *{box-sizing:border-box}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;max-width:72rem;
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;max-width:76rem;
 padding:1.5rem 1rem 4rem}
 h1{font-size:1.5rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.5rem 0 .6rem;border-bottom:1px solid var(--faint)}
 h3{font-size:1rem;margin:0 0 .4rem}p,li{max-width:50rem}.soft,figcaption{color:var(--soft)}
@@ -63,13 +65,15 @@ outline-offset:2px}
 dl{display:grid;grid-template-columns:9rem 1fr;gap:.25rem 1rem;margin:0}dt{font-weight:600}dd{margin:0;grid-column:2;
 overflow-wrap:anywhere}
 .best{font-size:1.15rem;font-weight:600}
-figure{margin:1rem 0}figcaption{font-size:.9rem;max-width:50rem}.row{display:flex;flex-wrap:wrap;gap:1rem 1.5rem}
-svg{max-width:100%;height:auto;overflow:visible}svg text{font-family:inherit}
+figure{margin:1rem 0}figcaption{font-size:.9rem;max-width:50rem;margin-top:.6rem}
+.row{display:flex;flex-wrap:wrap;gap:1rem}
+svg{max-width:100%;height:auto;overflow:visible}svg text{font-family:Arial,Helvetica,sans-serif}
 svg .m:hover,svg a:focus .m{stroke:var(--ink);stroke-width:3;paint-order:stroke}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;margin:.5rem 0}
+.wide{overflow-x:auto}table{border-collapse:collapse;min-width:min(24rem,100%);font-size:.88rem;margin:.5rem 0}
 caption{text-align:left;color:var(--soft);padding:.2rem 0}
 th,td{text-align:left;padding:.22rem .7rem .22rem 0;border-bottom:1px solid var(--tint);vertical-align:top}
-tbody th{font-weight:500}td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+tbody th{font-weight:500}th.n,td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+tr[id] th{white-space:nowrap}
 tr.front th::after{content:" *"}tr:target,tr.top{background:var(--tint)}
 details{margin:.4rem 0}summary{cursor:pointer;color:var(--c0)}
 .legend{list-style:none;padding:0;font-size:.9rem}.legend b{display:inline-block;width:1.4rem;text-align:center}
@@ -81,9 +85,10 @@ line-height:1.35;min-width:8.2rem}.gpu b,.gpu span{display:block}
 .s0{border-color:var(--c0)}.s1{border-color:var(--c1)}.s2{border-color:var(--c2)}.s3{border-color:var(--c3)}
 .s4{border-color:var(--c4)}.idle{opacity:.6;border-style:dashed}
 pre{background:var(--tint);padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere;border-radius:4px;margin:.4rem 0}
+@media(max-width:60rem){tr[id] td:last-child{min-width:13rem}}
 @media(max-width:40rem){dl{grid-template-columns:1fr}dd{grid-column:1}}
 @media print{:root{--ink:#000;--paper:#fff;--soft:#333;--faint:#777;--band:#0001;--tint:#f3f5f7;--c0:#0f62a8;
---c1:#c2410c;--c2:#15803d;--c3:#9333ea;--c4:#b91c5c}body{max-width:none;padding:0;font-size:10.5pt}nav,summary{display:none}
+--c1:#c2410c;--c2:#15803d;--c3:#9333ea;--c4:#b91c5c}body{max-width:none;padding:0;font-size:10.5pt}table{font-size:7.5pt}nav,summary{display:none}
 details::details-content{content-visibility:visible;height:auto;display:block}
 figure,.node,tr{break-inside:avoid}h2{break-after:avoid}.wide{overflow:visible}}
 """
@@ -144,9 +149,8 @@ def _words(answer: Answer) -> Element:
 def _front(answer: Answer) -> Element:
     results = answer.results[:MOST_PLANS]
     hidden = len(answer.results) - len(results)
-    valid = [i for i, result in enumerate(results) if result.acceptable]
     axes = _axes(answer)
-    on_front = {valid[i] for i in pareto([results[i] for i in valid], PARETO_METRICS)}
+    on_front = _on_front(answer, results, [metric for metric, _, _ in axes])
     names = distinct_names(results)
     drawn = [
         _panel(answer, results, names, on_front, one, other)
@@ -176,6 +180,17 @@ def _front(answer: Answer) -> Element:
         legend,
         _plans(answer, results, names, on_front),
     )
+
+
+def _on_front(answer: Answer, results: Sequence[PlanResult], names: Sequence[str]) -> set[int]:
+    """Which of the acceptable plans no other one beats in all that is drawn."""
+    goal = answer.objective
+    valid = [i for i, result in enumerate(results) if result.acceptable]
+    scored = [
+        replace(results[i], metrics={**results[i].metrics, goal.metric: goal.score(results[i].value)})
+        for i in valid
+    ]
+    return {valid[i] for i in pareto(scored, names)}
 
 
 def _axes(answer: Answer) -> list[Drawn]:

@@ -1,5 +1,6 @@
 """Elements of a page: text is escaped because it is never markup; one way to write a table, a figure, a list."""
 
+import re
 from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element, tostring
 
@@ -31,14 +32,21 @@ def table(
     caption: str, columns: Sequence[str], rows: Iterable[Sequence[Child]], *, ids: Sequence[str] = (),
     classes: Sequence[str] = (),
 ) -> Element:  # fmt: skip
-    """Rows whose first cell names them. Cells that start with a digit stand at the right."""
-    head = node("tr", *(node("th", name, scope="col") for name in columns))
+    """Rows whose first cell names them. Numbers stand at the right, and the names of columns of numbers."""
+    lines = list(rows)
+    numeric = [False, *(all(map(_number, column)) for column in list(zip(*lines, strict=True))[1:])]
+    head = node(
+        "tr",
+        *(
+            node("th", name, scope="col", **({"class": "n"} if right else {}))
+            for name, right in zip(columns, numeric, strict=True)
+        ),
+    )
     body = []
-    for i, cells in enumerate(rows):
+    for i, cells in enumerate(lines):
         line = node("tr", node("th", cells[0], scope="row"))
         for cell in cells[1:]:
-            number = isinstance(cell, str) and cell[:1].isdigit()
-            line.append(node("td", cell, **({"class": "n"} if number else {})))
+            line.append(node("td", cell, **({"class": "n"} if _number(cell) else {})))
         if ids:
             line.set("id", ids[i])
         if classes and classes[i]:
@@ -46,6 +54,11 @@ def table(
         body.append(line)
     whole = node("table", node("caption", caption), node("thead", head), node("tbody", *body))
     return node("div", whole, class_="wide", tabindex="0", role="region", aria_label=caption)
+
+
+def _number(cell: Child) -> bool:
+    """A number alone or with its unit."""
+    return isinstance(cell, str) and re.fullmatch(r"-?[\d.,]+( ?\S+)?|n/a", cell) is not None
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> Element:

@@ -2,13 +2,16 @@
 
 import re
 import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from cli import main
 from planner import figures
 from planner.drawing import roles
 from planner.html import distribution, records_of_best, to_html
@@ -262,7 +265,7 @@ def test_both_schemes_and_paper_have_colours_of_their_own(whole):
 
 
 def test_a_missing_library_is_one_clear_line(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "vl_convert", None)
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
     with pytest.raises(InputError, match=r"pip install 'zenith-planner\[report\]'"):
         figures.check_library()
 
@@ -279,3 +282,31 @@ def test_a_browser_opens_it_without_a_complaint(whole, tmp_path):
     assert "CONSOLE" not in done.stderr
     assert done.stdout.count('class="m"') == whole[3].count('class="m"')
     assert done.stdout.count("<svg") == whole[3].count("<svg")
+
+
+# ------------------------------------------------------------------------------------ command line
+
+ROOT = Path(__file__).parents[2]
+ASKED = ("--model", "opt-125m", "--device", "l40s", "--gpus", "2", "--no-silicon")
+
+
+def run(*words):
+    return CliRunner().invoke(main, [*words, *ASKED, "--trace", str(ROOT / "traces/samples/chat.csv")])
+
+
+@pytest.mark.parametrize("words", [("optimize",), ("simulate", "--plan", "tp=2")])
+def test_the_page_is_written_beside_the_same_text(words, tmp_path):
+    file = tmp_path / "report.html"
+    result = run(*words, "--html", str(file))
+    assert result.exit_code == 0, result.output
+    assert result.stdout == run(*words).stdout
+    page = Page(file.read_text(encoding="utf-8"))
+    assert bool(panels(page)) == (words[0] == "optimize")
+
+
+def test_without_the_library_nothing_is_searched(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    result = run("optimize", "--html", str(tmp_path / "report.html"))
+    assert result.exit_code == 2 and "enumerating" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and "zenith-planner[report]" in result.stderr
+    assert not list(tmp_path.iterdir())
