@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from formulations.problem import Limits
 from planner.bounds import PlanBound, PlanBounds
 from planner.errors import NoFeasiblePlan
+from planner.exact import Exact, exact, why_not
 from planner.objective import OBJECTIVES, Objective
 from planner.pipeline import Candidate, Evaluator, check_clocks, fitted
 from planner.placement import place
@@ -81,6 +83,7 @@ class BoundReport:
     """What ``zenith bound`` found.
 
     ``bound`` holds for ``class_words``, and ``proof`` names the section of the documentation that proves it.
+    ``exact``: what CP-SAT proves of a narrower class, where it was asked and could.
     """
 
     headline: str
@@ -92,6 +95,7 @@ class BoundReport:
     proof: str
     schedulers: tuple[Scheduler, ...]
     gaps: tuple[Gap, ...]
+    exact: Exact | None
     notes: tuple[str, ...]
 
 
@@ -111,6 +115,10 @@ class Setting:
     def simulate(self, engine: EngineSettings) -> Outcome:
         return simulate(self.trace, self.step(engine), engine, replicas=self.plan.replicas)
 
+    def roomy(self, step: StepCost) -> StepCost:
+        """With the memory of the kind that has more."""
+        return replace(step, kv_blocks=max(self.chunked.kv_blocks, self.whole.kv_blocks))
+
     def bound(self, objective: str, *, swaps: bool) -> PlanBound:
         """What no scheduler of either kind beats: the lesser of the two bounds.
 
@@ -119,7 +127,7 @@ class Setting:
         stats, found = TraceStats(self.trace), []
         kinds: tuple[tuple[Policy, StepCost], ...] = (("vllm-v1", self.chunked), ("orca", self.whole))
         for policy, step in kinds:
-            step = replace(step, kv_blocks=max(self.chunked.kv_blocks, self.whole.kv_blocks))
+            step = self.roomy(step)
             engine = _engine(self.plan.engine, policy, "fcfs", "swap" if swaps else "recompute")
             found.append(PlanBounds(step, replace(self.plan, engine=engine), stats).bound(objective))
         return min(found, key=lambda bound: bound.value)
@@ -127,7 +135,8 @@ class Setting:
 
 def bound_report(
     question: Question, plan: Plan, objective: str, *, window_s: float | None = None,
-    tables: Path | None = None, silicon: bool = True, progress: Callable[[str], None] = lambda text: None,
+    limits: Limits | None = None, tables: Path | None = None, silicon: bool = True,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> BoundReport:  # fmt: skip
     """Every scheduler on one plan, its bound, and the gap of the plan's own scheduler and of the best.
 
@@ -137,6 +146,8 @@ def bound_report(
         Of ``BOUNDED``; that of the question does not matter here.
     window_s
         Only requests that arrive this long after the first.
+    limits
+        Those of CP-SAT, which is then asked for the best schedule; None: it is not.
 
     Raises
     ------
@@ -167,7 +178,13 @@ def bound_report(
     for i in _explained(rows, plan.engine):
         progress(f"simulating what {rows[i].name} loses")
         gaps.append(gap_of(setting, rows[i], outcomes[i], goal, bound))
-    trace = question.trace
+    trace, best = question.trace, None
+    if limits is not None:
+        if reason := why_not(plan, len(trace), objective):
+            notes.append(f"not solved exactly: {reason}")
+        else:
+            progress("solving exactly")
+            best = exact(setting.roomy(setting.whole), plan, trace, objective, limits, floor_s=bound.value)
     return BoundReport(
         headline=f"{question.model.name} on {plan.devices} x {evaluator.sources[0].split(':')[0]}, {plan.label}\n"
         f"trace {trace.name}: {len(trace):,} requests in {trace.duration_s:.4g} s, prompt "
@@ -180,6 +197,7 @@ def bound_report(
         proof=proof_of(bound.name),
         schedulers=tuple(rows),
         gaps=tuple(gaps),
+        exact=best,
         notes=tuple(notes),
     )
 

@@ -1,6 +1,7 @@
 """A bound report as text and JSON. Formatting only: every number comes from ``planner.bound_report``."""
 
 import json
+from dataclasses import asdict
 from textwrap import wrap
 from typing import Any
 
@@ -24,6 +25,10 @@ def to_text(report: BoundReport, *, colour: bool = False) -> str:
     value = quantity(report.bound.value, unit)
     lines += _row(f"{'bound':<{NAME}}", f"{value} by {report.bound.name} ({report.proof})")
     lines += _row(f"{'holds for':<{NAME}}", report.class_words)
+    if best := report.exact:
+        found = quantity(best.value, unit)
+        proven = "proven best" if best.optimal else f"no schedule gets below {quantity(best.bound, unit)}"
+        lines += _row(f"{'exact':<{NAME}}", f"{found}, {proven}; {best.class_words}")
     heads = f"{'scheduler':<20}{'value':>11}{'of bound':>10}{'preempted':>11}{'KV peak':>9}{'iterations':>12}"
     lines += ["", paint(heads)]
     lines += [_scheduler(row, unit) for row in report.schedulers]
@@ -67,6 +72,7 @@ def to_json(report: BoundReport) -> str:
             "proof": report.proof,
             "relaxations": bound.others,
         },
+        "exact": None if report.exact is None else asdict(report.exact),
         "schedulers": [_scheduler_dict(row) for row in report.schedulers],
         "gaps": [
             {

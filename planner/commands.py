@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 Options = Mapping[str, Any]
 
+EXACT_WORK = 10.0
+"""What ``zenith bound --exact`` may take, in CP-SAT's deterministic seconds: the answer is the same everywhere."""
+
 _FLEET_FLAGS = ("device", "gpus", "nodes", "gpus-per-node")
 
 
@@ -182,9 +185,11 @@ def _write_html(file: Path, answer: "Answer", question: Question, outcome: "Outc
 
 def bound(options: Options, *, progress: Progress) -> Reply:
     """``zenith bound``: every scheduler on one plan, beside what none can beat."""
+    from formulations.problem import Limits
     from planner import bound_report, bound_text
     from traces.write import write_whole
 
+    limits = Limits(time_s=600.0, work=EXACT_WORK) if options["exact"] else None
     window_s = bound_report.parse_window(options["window"]) if options["window"] else None
     unasked = {"objective": "latency", "slos": (), "preemption": "recompute", "queue": "fcfs", "seed": 0}
     question = _question({**options, **unasked, "as_csv": False}, progress)
@@ -193,6 +198,7 @@ def bound(options: Options, *, progress: Progress) -> Reply:
         _plan(question, options["plan"]),
         options["objective"],
         window_s=window_s,
+        limits=limits,
         tables=options["tables"],
         silicon=not options["no_silicon"],
         progress=progress,

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli import main
+from formulations.problem import Limits
 from planner import bound_text
 from planner.bound_report import BOUNDED, Setting, _row, bound_report, proof_of, value_of
 from planner.gap import gap_of
@@ -157,6 +158,21 @@ def test_proofs_are_sections_of_the_documentation(reports):
     for report in reports.values():
         for name in report.bound.others:
             assert proof_of(name).removeprefix("docs/bounds.md#") in headings
+
+
+def test_exact_is_between_the_bound_and_the_best(crowd):
+    few = replace(
+        crowd, arrival_s=crowd.arrival_s[:4], prompt_tokens=crowd.prompt_tokens[:4],
+        output_tokens=np.minimum(crowd.output_tokens[:4], 6),
+    )  # fmt: skip
+    limits = Limits(time_s=60, work=1)
+    report = bound_report(asked(few), plan(), "latency", limits=limits, silicon=False)
+    best = min(row.value for row in report.schedulers)
+    assert report.bound.value <= report.exact.bound <= report.exact.value <= best * (1 + 1e-9)
+    assert "exact " in bound_text.to_text(report)
+    assert json.loads(bound_text.to_json(report))["exact"]["bound"] == report.exact.bound
+    large = bound_report(asked(crowd), plan(), "latency", limits=limits, silicon=False)
+    assert large.exact is None and "120 requests are too many" in large.notes[0]
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)

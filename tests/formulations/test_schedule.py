@@ -1,0 +1,190 @@
+"""Exact schedules: against every schedule of the class, above every bound, below every heuristic."""
+
+import heapq
+import random
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from formulations import schedule_cpsat
+from formulations.problem import Limits, Status
+from formulations.schedule import (
+    BatchCost,
+    Iteration,
+    ScheduleInstance,
+    Server,
+    greedy_schedules,
+    replay,
+)
+from formulations.schedule_cpsat import Objective, floor_of, solve, value_of
+
+LIMITS = Limits(time_s=60, work=5)
+
+
+def tiny(seed, *, requests=3, longest=3, outputs=4, late=False):
+    """Costs of any proportion, memory and budget that often bind."""
+    rng = random.Random(seed)
+    prompt = [rng.randint(1, longest) for _ in range(requests)]
+    output = [rng.randint(1, outputs) for _ in range(requests)]
+    least = max(p + o - 1 for p, o in zip(prompt, output, strict=True))
+    return ScheduleInstance(
+        arrival=tuple(sorted(rng.randint(0, 60) * late for _ in range(requests))),
+        prompt=tuple(prompt),
+        output=tuple(output),
+        own=tuple(rng.choice([0, rng.randint(0, 9)]) for _ in range(requests)),
+        kv=least + rng.randint(0, 8),
+        tokens=rng.randint(requests, 6),
+        sequences=rng.randint(1, requests),
+        cost=BatchCost(
+            base=rng.randint(0, 20),
+            token=rng.randint(0, 4),
+            launch=rng.randint(0, 9),
+            decode=rng.randint(1, 9),
+            sequence=rng.randint(0, 3),
+            read=rng.randint(0, 2),
+        ),
+    )
+
+
+def copied(server):
+    other = Server(server.instance)
+    other.clock = server.clock
+    other.done, other.emitted = list(server.done), list(server.emitted)
+    other.first, other.last = list(server.first), list(server.last)
+    return other
+
+
+def brute(instance, objective):
+    """Every iteration in every state; no slots, no solver. Cheapest state first."""
+    n = len(instance)
+
+    start = Server(instance)
+    queue, seen, count = [(0, 0, start)], set(), 0
+    while True:
+        value, _, server = heapq.heappop(queue)
+        key = (tuple(server.done), tuple(server.emitted), server.clock if max(instance.arrival) else 0)
+        if key in seen:
+            continue
+        seen.add(key)
+        if min(server.last) >= 0:
+            return value
+        moves = []
+        for decodes in (False, True):
+            if decodes and not server.running:
+                continue
+            here = [i for i in range(n) if instance.arrival[i] <= server.clock]
+            choices = [range(min(instance.prompt[i] - server.done[i], instance.tokens) + 1) for i in here]
+            for sizes in product(*choices):
+                chunks = tuple((i, c) for i, c in zip(here, sizes, strict=True) if c)
+                if chunks or decodes:
+                    moves.append(Iteration(decodes=decodes, chunks=chunks))
+        nexts = []
+        for move in moves:
+            other = copied(server)
+            try:
+                other.run(move)
+            except ValueError:
+                continue
+            nexts.append(other)
+        later = [a for a in instance.arrival if a > server.clock]
+        if later:  # waiting for somebody
+            other = copied(server)
+            other.clock = min(later)
+            nexts.append(other)
+        for other in nexts:
+            count += 1
+            heapq.heappush(queue, (value + ended(server, other, objective), count, other))
+
+
+def ended(before, after, objective):
+    """What a move adds to the objective: requests pay for time until they end."""
+    if objective is Objective.MAKESPAN:
+        return after.clock - before.clock
+    return sum(
+        after.clock - before.clock
+        for i in range(len(before.last))
+        if (before.last if objective is Objective.E2E else before.first)[i] < 0
+    )
+
+
+@pytest.mark.parametrize("objective", Objective)
+@pytest.mark.parametrize("late", [False, True])
+def test_bound_and_value_enclose_every_schedule(objective, late):
+    proven = 0
+    for seed in range(25):
+        instance = tiny(seed, late=late, longest=2, outputs=3)
+        best = brute(instance, objective)
+        assert floor_of(instance, objective) <= best, seed
+        found = solve(instance, objective, LIMITS)
+        assert found.bound <= best <= found.value, seed
+        assert value_of(instance, found.schedule, objective) == found.value
+        assert (found.status is Status.OPTIMAL) == (found.bound == found.value)
+        proven += found.status is Status.OPTIMAL
+    if objective is Objective.MAKESPAN and not late:
+        assert proven == 25
+
+
+def test_optimum_equals_brute_force_where_every_answer_has_several_tokens():
+    """All arrive at once, so the model is never early."""
+    for seed in range(30):
+        instance = tiny(seed, longest=2, outputs=3)
+        instance = replace(instance, output=tuple(max(2, o) for o in instance.output), kv=instance.kv + 1)
+        found = solve(instance, Objective.E2E, LIMITS)
+        assert found.value == brute(instance, Objective.E2E), seed
+        assert found.status is Status.OPTIMAL, seed
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_no_greedy_schedule_beats_a_bound(objective):
+    for seed in range(25):
+        instance = tiny(seed, requests=5, longest=5, outputs=5, late=bool(seed % 2))
+        found = solve(instance, objective, Limits(time_s=60, work=0.1))
+        values = [value_of(instance, schedule, objective) for schedule in greedy_schedules(instance)]
+        assert found.bound <= found.value <= min(values), seed
+
+
+def test_one_request_alone_takes_its_time_alone():
+    for seed in range(20):
+        instance = tiny(seed, requests=1, longest=6)
+        found = solve(instance, Objective.MAKESPAN, LIMITS)
+        assert found.value == found.bound == instance.alone(0)
+
+
+def test_a_window_too_large_for_the_model_has_a_schedule_and_a_floor(monkeypatch):
+    monkeypatch.setattr(schedule_cpsat, "MOST_BINARIES", 0)
+    instance = tiny(3, requests=5, longest=6, outputs=6)
+    found = solve(instance, Objective.E2E, LIMITS)
+    assert floor_of(instance, Objective.E2E) == found.bound < found.value
+    assert found.status is Status.FEASIBLE
+
+
+COST = BatchCost(base=100, token=1, launch=10, decode=20, sequence=3, read=2)
+PAIR = ScheduleInstance(
+    arrival=(0, 50), prompt=(5, 4), output=(2, 2), own=(7, 0), kv=11, tokens=6, sequences=2, cost=COST
+)
+
+
+@pytest.mark.parametrize(
+    "iterations, said",
+    [
+        ([(False, ((0, 5), (1, 2)))], "7 new tokens"),
+        ([(False, ((0, 6),))], "does not continue prompt 0"),
+        ([(True, ())], "empty"),
+        ([(False, ((0, 5),)), (True, ())], "not served to its end"),
+        ([(False, ((0, 5),)), (False, ((1, 4),)), (True, ())], None),
+    ],
+)
+def test_replay_accepts_the_class_alone(iterations, said):
+    schedule = tuple(Iteration(decodes=d, chunks=c) for d, c in iterations)
+    if said:
+        with pytest.raises(ValueError, match=said):
+            replay(PAIR, schedule)
+    else:  # 100 + 5 + 10 + 7; from there 100 + 4 + 10; 100 + 2 + 20 + 2 * 3 + 2 * (6 + 5)
+        assert replay(PAIR, schedule) == ((122, 236), (386, 386))
+
+
+def test_replay_refuses_what_memory_does_not_hold():
+    schedule = (Iteration(decodes=False, chunks=((0, 5),)), Iteration(decodes=False, chunks=((1, 4),)))
+    with pytest.raises(ValueError, match="9 tokens kept, at most 8"):
+        replay(replace(PAIR, kv=8), schedule)
