@@ -81,6 +81,18 @@ def sweep(
     ------
     InputError
         When a combination contradicts itself; says which. Found before anything is solved.
+
+    Examples
+    --------
+    >>> from planner.vary import parse_axes
+    >>> from profiles.fleet import homogeneous
+    >>> from profiles.huggingface import load_model
+    >>> from traces.synth import synthesize
+    >>> asked = Question(model=load_model("opt-125m"), fleet=homogeneous("l40s", gpus=2),
+    ...                  trace=synthesize(requests=20, rate=2.0))
+    >>> found = sweep(asked, parse_axes(["objective=latency,cost"]), silicon=False)
+    >>> [(scenario.words, scenario.best.plan.devices) for scenario in found.scenarios]
+    [('latency', 2), ('cost', 1)]
     """
     store = Store() if store is None else store
     asked = [(values, _asked(question, values)) for values in combinations(axes)]

@@ -126,9 +126,7 @@ def test_a_combination_that_contradicts_itself_is_named_before_anything_is_solve
 
 
 def test_the_change_names_the_plan_and_why_the_first_one_lost():
-    asked = question(
-        model=load_model("llama-3.1-8b"), engine="vllm-v1", fix={"pp": 1}, token_budgets=(2048,)
-    )
+    asked = question(model=load_model("llama-3.1-8b"), engine="vllm-v1", fix={"pp": 1}, token_budgets=(2048,))
     result = vary("objective=latency,cost", "gpus=4,2", asked=asked)
     first, fewer, cheap, _ = result.scenarios
     assert first.change == "" and first.best.plan.devices == 4
