@@ -140,8 +140,10 @@ def change_of(first: Scenario, this: Scenario, evaluator: Evaluator) -> str:
     shift = _shift(first, this)
     if not new.acceptable:
         return f"no plan holds, the nearest {'' if old.acceptable else 'still '}{_lacks(new)}"
+    several = len(this.question.fleet.pools) > 1
     if new.plan == old.plan:
-        return f"same plan{shift}"
+        moved = f" on {new.pool} instead of {old.pool}" if several and new.pool != old.pool else ""
+        return f"same plan{moved}{shift}"
     return f"{differences(old.plan, new.plan)}{shift}; {_fate(old, this, evaluator)}"
 
 
@@ -195,13 +197,15 @@ def _fate(old: PlanResult, this: Scenario, evaluator: Evaluator) -> str:
     """Why the first scenario's plan does not win here: simulated, excluded by proof, or not in the space."""
     assert this.answer is not None and this.best is not None
     label, question = old.plan.label, evaluator.question
-    here = next((r for r in this.answer.results if r.plan == old.plan), None)
+    pools = [pool.name for pool in question.fleet.pools]
+    home = pools.index(old.pool) if old.pool in pools else 0
+    here = next((r for r in this.answer.results if (r.plan, r.pool) == (old.plan, pools[home])), None)
     if here is not None:
         if not here.acceptable:
             return f"{label} {_lacks(here)}"
         return f"{label}: {why_lost(here, this.best, this.answer.objective)}"
     for candidate in candidates_of(question, evaluator.store):
-        if candidate.plan == old.plan:
+        if (candidate.plan, candidate.pool) == (old.plan, home):
             for slo in question.slos:
                 name = bound_name(slo)
                 if name and (least := evaluator.bound(candidate, name).value) > slo.limit_s:
@@ -210,7 +214,7 @@ def _fate(old: PlanResult, this: Scenario, evaluator: Evaluator) -> str:
             if evaluator.objective.score(bound) >= evaluator.objective.score(this.best.value):
                 return f"{label}: its bound cannot win"
             return f"{label} was not examined"
-    clash = next((c for pool in question.fleet.pools for c in complaints(question, pool, old.plan)), "")
+    clash = next(iter(complaints(question, question.fleet.pools[home], old.plan)), "")
     return f"{label}: {clash}" if clash else f"{label} is not searched here"
 
 

@@ -55,7 +55,9 @@ def _row(i: int, scenario: Scenario, *, marked: bool) -> tuple[str, ...]:
     return (
         f"{i + 1}",
         scenario.words,
-        best.plan.label + ("" if best.acceptable else " (!)"),
+        best.plan.label
+        + (f" on {best.pool}" if len(scenario.question.fleet.pools) > 1 else "")
+        + ("" if best.acceptable else " (!)"),
         quantity(best.value, scenario.answer.objective.unit) + ("~" if marked else ""),
         slos,
         _hourly_text(scenario, best),

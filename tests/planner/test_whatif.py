@@ -147,6 +147,17 @@ def test_an_slo_that_no_scheduler_of_the_first_plan_meets_is_said():
     assert "no scheduler gets tpot_p95 below" in tight.change or "breaks tpot_p95" in tight.change
 
 
+def test_plans_of_several_pools_say_where_they_are():
+    pools = (*homogeneous("l40s", gpus=1).pools, *homogeneous("h100", gpus=1).pools)
+    fleet = dataclasses.replace(homogeneous("l40s", gpus=1), pools=pools)
+    asked = question(model=load_model("llama-3.1-8b"), fleet=fleet, fix={"budget": 2048})
+    result = vary("objective=latency,cost", asked=asked)
+    fast, cheap = result.scenarios
+    assert (fast.best.pool, cheap.best.pool) == ("h100-sxm-80gb", "l40s")
+    assert cheap.change == "same plan on l40s instead of h100-sxm-80gb"
+    assert "tp=1 on l40s" in " ".join(whatif_text.to_text(result).split())
+
+
 def test_the_same_plan_is_said_to_be_the_same():
     _, same, slow = vary("slo.e2e_p95=10s,9s", "tp=1").scenarios + vary("rate=x1,x0.01").scenarios[1:]
     assert same.change == "same plan, same figures"
