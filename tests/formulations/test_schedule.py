@@ -151,6 +151,14 @@ def test_one_request_alone_takes_its_time_alone():
         assert found.value == found.bound == instance.alone(0)
 
 
+def test_constants_and_work_make_up_the_time_alone():
+    """Of a prompt in one chunk."""
+    for seed in range(20):
+        instance = tiny(seed, requests=1, longest=6)
+        instance = replace(instance, tokens=6, cost=replace(instance.cost, base=0, decode=0))
+        assert schedule_cpsat._work(instance) == instance.alone(0)
+
+
 def test_a_window_too_large_for_the_model_has_a_schedule_and_a_floor(monkeypatch):
     monkeypatch.setattr(schedule_cpsat, "MOST_BINARIES", 0)
     instance = tiny(3, requests=5, longest=6, outputs=6)
