@@ -70,7 +70,8 @@ def drawing(result: PlanResult, pool: Pool) -> Element:
                 node("li", node("b", f"GPU {device}"), *(node("span", word) for word in words), class_=kind)
             )
         boxes.append(node("li", node("h3", f"node {at}"), node("ul", *cells, class_="gpus"), class_="node"))
-    whole = node("div", node("ul", *boxes, class_="nodes"))
+    taken = f"{result.plan.devices} of {pool.devices} devices of pool {pool.name}: {pool.device.name}"
+    whole = node("div", node("p", taken), node("ul", *boxes, class_="nodes"))
     more, unused = (
         len(held) - len(shown),
         sum(1 for n, free in enumerate(pool.free) if free and n not in held),

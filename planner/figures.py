@@ -360,7 +360,8 @@ def _short(value: float) -> float:
 
 
 def bars(rows: Sequence[tuple[str, float, str]], colour: str) -> Spec:
-    """Named amounts, with their words beside them."""
+    """Named amounts, with their words beside them; no bar where there is no finite amount."""
+    rows = [(name, value if math.isfinite(value) else 0.0, words) for name, value, words in rows]
     most = max((value for _, value, _ in rows), default=0.0) or 1.0
     ay = {"field": "name", "type": "nominal", "sort": None, "axis": {"title": None, "labelLimit": 220,
           "domain": False, "ticks": False}}  # fmt: skip

@@ -27,7 +27,7 @@ from simulator import metrics
 from simulator.kernel import gap_edge
 from simulator.outcome import Outcome
 
-MOST_PLANS = 1500
+MOST_PLANS = 1000
 """Drawn and listed, best first: what keeps the page below 3 MB."""
 
 CURVE = 300
@@ -169,8 +169,9 @@ def _front(answer: Answer) -> Element:
         f"Each mark is one of the {len(results):,} simulated plans"
         + (f" shown, best first; {hidden:,} more are in --json and --csv" if hidden else "")
         + ". The shaded region is dominated in the two axes of its figure. A thin line leads from a plan to its "
-        "bound, which no scheduler of that plan beats; the dashed line is what no feasible plan beats. "
-        "Lower is better"
+        "bound, which no scheduler of that plan beats"
+        + ("" if answer.certificate.proven is None else "; the dashed line is what no feasible plan beats")
+        + ". Lower is better"
         + (", but for the objective, where higher is." if answer.objective.maximize else ".")
     )
     return section(

@@ -324,7 +324,7 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
 def percentages(parts: dict[str, float]) -> dict[str, int]:
     """Whole percents of the sum that add up to 100: what rounding down leaves goes to the largest remainders.
 
-    All 0 when there is nothing to share.
+    All 0 when there is nothing to share, or no end to it.
 
     Examples
     --------
@@ -332,7 +332,7 @@ def percentages(parts: dict[str, float]) -> dict[str, int]:
     {'a': 34, 'b': 33, 'c': 33}
     """
     total = sum(parts.values())
-    if not total:
+    if not 0 < total < math.inf:
         return dict.fromkeys(parts, 0)
     exact = {name: 100 * value / total for name, value in parts.items()}
     whole = {name: math.floor(value) for name, value in exact.items()}
