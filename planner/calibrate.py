@@ -181,9 +181,8 @@ class Problem:
 
     def refit(self, runs: Sequence[Run], names: Sequence[str], start: EngineProfile) -> EngineProfile:
         """``names`` fitted to these runs."""
-        fit = robust_fit(
-            self.residual(runs, names, start), *_box(names, start), knee=KNEE, step=_steps(names)
-        )
+        residual = self.residual(runs, names, start)
+        fit = robust_fit(residual, *_box(names, start), knee=KNEE, step=_steps(names), passes=(1.0,))
         return changed(start, dict(zip(names, fit.x.tolist(), strict=True)))
 
 

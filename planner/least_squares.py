@@ -27,12 +27,13 @@ class Fit:
 
 def robust_fit(
     residual: Callable[[FloatArray], FloatArray], start: FloatArray, low: FloatArray, high: FloatArray, *,
-    step: FloatArray, knee: float,
+    step: FloatArray, knee: float, passes: tuple[float, ...] = (1.0, 0.5, 2.0),
 ) -> Fit:  # fmt: skip
     """Levenberg-Marquardt on the pseudo-Huber loss  sum of sqrt(1 + (r / knee)^2) - 1  in [low, high].
 
     Derivatives are differences over ``step`` to both sides: wide enough to smooth a residual that jumps a
-    little, as a simulation's does where a request joins one batch or the next.
+    little, as a simulation's does where a request joins one batch or the next. ``passes``: of the search, each
+    with so many times the step.
 
     Examples
     --------
@@ -51,7 +52,7 @@ def robust_fit(
     x = np.clip(start, low, high)
     now = residual(x)
     # A residual that jumps makes small dents in the loss: other steps see past one in which the first ends.
-    for wide in (1.0, 0.5, 2.0):
+    for wide in passes:
         x, now = _descend(residual, x, now, (low, high), wide * step, knee, loss)
     # Jumps would make constants look more different than they are, and intervals too narrow: steps are wide.
     jacobian = differences(residual, x, low, high, WIDE * step)
