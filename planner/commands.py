@@ -390,9 +390,11 @@ def _runs(paths: tuple[Path, ...], options: Options) -> list["Run"]:
     if not options["profile"]:
         return runs
     base = load_engine(str(engine)).base
-    notes = {run.engine: (f"a profile of {base} stands in for {run.engine}",) for run in runs}
-    notes[base] = ()
-    return [replace(run, engine=str(engine), notes=(*run.notes, *notes[run.engine])) for run in runs]
+    found = []
+    for run in runs:
+        other = () if run.engine == base else (f"a profile of {base} stands in for {run.engine}",)
+        found.append(replace(run, engine=str(engine), notes=(*run.notes, *other)))
+    return found
 
 
 def _engine(options: Options) -> str | None:
