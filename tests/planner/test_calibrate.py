@@ -280,7 +280,7 @@ def test_what_a_file_leaves_out_is_the_engines(tmp_path):
         (GOOD + "    valu: 3", "p.yaml:5: unknown key 'valu'"),
         (GOOD.replace("0.004", "4.5"), "p.yaml:4: iteration_s: value 4.5: expected a number from 0 to 0.02 (s)"),
         (GOOD.replace("0.004", "-0.001"), "iteration_s: value -0.001"),
-        ("engine: none\nconstants: {memory_scale: {value: 0.5}}", "memory_scale: value 0.5: expected a number from 0.75"),
+        ("engine: none\nconstants: {memory_scale: {value: 0.5}}", "value 0.5: expected a number from 0.75"),
         (GOOD.replace("0.004", ".nan"), "iteration_s: value nan"),
         (GOOD.replace("0.004", "yes"), "iteration_s: value True"),
         (GOOD.replace("0.004", "'1'"), "iteration_s: value '1'"),
