@@ -2,11 +2,12 @@
 
     python -m tests.benchmarks.steady [--rows 300] [--seed 0] [--operations engine|vllm|none] [--worst 10] [--json FILE]
 
-Data: ``systems/silicon_sample.csv`` in the installed package, read where it is: mean TTFT and TPOT of aggregated
-servers that keep ``silicon_concurrency`` requests going. A row is replayed as all its requests at time 0 with no
-more running than that; the n-th then arrives when the (n - concurrency)-th has finished. Rows are drawn evenly
-over strata (device, engine, model, format). What the file does not say is assumed, for all rows alike: ``SHAPES``.
-Beside it the package's own estimate (``BaseBackend.run_agg`` with its defaults) where it has one.
+Data: ``systems/silicon_sample.csv`` in the installed package, read where it is: mean TTFT and TPOT of
+aggregated servers that keep ``silicon_concurrency`` requests going: the n-th is sent when the
+(n - concurrency)-th is answered. Arrivals are found by replaying a row until they follow from its own
+finishes (``closed_loop``). Rows are drawn evenly over strata (device, engine, model, format). What the file
+does not say is assumed, for all rows alike: ``SHAPES``. Beside it the package's own estimate
+(``BaseBackend.run_agg`` with its defaults) where it has one.
 """
 
 import argparse
@@ -24,10 +25,12 @@ import numpy as np
 
 from planner.placement import place
 from profiles.compile import Compiler
+from profiles.device import load_device
 from profiles.engine import load_engine
 from profiles.errors import InputError
 from profiles.fleet import Pool, homogeneous
 from profiles.huggingface import load_model
+from profiles.memory import stage_weight_bytes
 from profiles.model import Model, MoE
 from profiles.ops import FloatArray, Operations
 from profiles.plan import EngineSettings, Plan
@@ -39,12 +42,11 @@ from simulator.engine import simulate
 from simulator.outcome import Outcome
 from traces.trace import Trace
 
-SHAPES = """assumed: host overheads of vllm-v1 for every engine; vLLM: policy vllm-v1, budget 8192;
-SGLang: vllm-v0 (prompts first, not mixed), 8192; TensorRT-LLM: orca (whole prompts, mixed), one prompt
-and all decodes; KV fp8 on Blackwell and in TensorRT-LLM where weights are quantized, else bf16; fp4 as
-4-bit weights computed in fp8; lengths of rows of the public
-database (InferenceX) uniform in 0.8 to 1 of the given, else as given;
-ten times the concurrency in requests, the first ones included"""
+SHAPES = """assumed for all rows alike: host overheads of vllm-v1; 8192 tokens an iteration; vLLM: policy vllm-v1,
+SGLang: vllm-v0 (prompts first, not mixed), TensorRT-LLM: orca (whole prompts, mixed); KV cache in fp8 beside
+quantized weights on Blackwell, in TensorRT-LLM and for the public Llama of vLLM, else bf16; fp4 as four-bit
+weights computed in fp8; lengths of the public database (InferenceX) uniform from 0.8 to 1 of the nominal, else
+the nominal; ten times the concurrency in requests, the first burst included"""
 DEVICES = {
     "h100_sxm": "h100-sxm-80gb",
     "h200_sxm": "h200-sxm-141gb",
@@ -69,8 +71,15 @@ FORMATS = {"fp8": ("fp8", "fp8"), "fp4": ("int4", "fp8"), "int4": ("int4", "bf16
 """Weights and activations. There is no format of four bits that computes in four."""
 POLICIES = {"vllm": "vllm-v1", "sglang": "vllm-v0", "trtllm": "orca"}
 TOKEN_BUDGET = 8192
+FREE_SHARE = 0.8
+"""``free_gpu_memory_fraction`` of TensorRT-LLM in the scripts of the public database."""
+PUBLIC = ("db-dump/", "source_file=2026-", "source_file=kimi-")
+"""Sources that are the public database InferenceX: the last repeats its rows under other names."""
 BLACKWELL = ("b200_sxm", "gb200")
 FAMILIES = ("Llama", "Qwen3", "DeepSeek", "gpt-oss", "Kimi", "MiniMax")
+SWEEPS = 20
+CLIENT_S = 1e-6
+"""Until a client sends again. Above 0, so that the server has begun its next iteration without the request."""
 FLOWS = 10
 """Requests for each that runs at once, as the public database's client sends."""
 
@@ -137,7 +146,8 @@ def read_rows(path: Path) -> tuple[list[Row], Counter[str]]:
     for record in pd.read_csv(path).to_dict("records"):
         try:
             row = read_row(record)
-            measured = (replace(row, id=""), row.plan.label)
+            shape = row.system, row.engine, row.format, row.isl, row.osl, row.concurrency
+            measured = (*shape, f"{row.ttft_s:.4g}", f"{row.tpot_s:.3g}")  # one source rounds
             if measured in seen:
                 raise Dropped("the same measurement twice")
             seen.add(measured)
@@ -162,7 +172,7 @@ def read_row(record: dict[str, Any]) -> Row:
     words = dict(word.strip().split("=", 1) for word in source.split(";") if "=" in word)
     if not words.get("silicon_concurrency", "").isdigit():
         raise Dropped("no concurrency")
-    public = source.startswith(("source_file=2026-", "db-dump/"))
+    public = source.startswith(PUBLIC)
     sparse = any(isinstance(block.ffn, MoE) for block in model.decoder.blocks)
     tp, dp, moe_tp, ep = widths(record, sparse=sparse, public=public)
     concurrency = int(words["silicon_concurrency"])
@@ -175,10 +185,12 @@ def read_row(record: dict[str, Any]) -> Row:
     weights, activations = FORMATS[format_]
     seqs = -(-concurrency // dp)
     engine, system = record["backend"], record["system"]
-    narrow_kv = weights != "bf16" and (engine == "trtllm" or system in BLACKWELL)
+    narrow_kv = weights != "bf16" and (
+        engine == "trtllm" or system in BLACKWELL or (public and model.name.startswith("llama"))
+    )
     budget = TOKEN_BUDGET
     if engine == "trtllm" and public:
-        budget = int(record["isl"]) + seqs
+        budget = max(budget, int(record["isl"]) + seqs)
     plan = Plan(
         layers_per_stage=(len(model.decoder.layers),),
         attn_tp=tp, attn_dp=dp, ffn_tp=moe_tp, ffn_ep=ep,
@@ -189,6 +201,10 @@ def read_row(record: dict[str, Any]) -> Row:
         mode if isinstance(mode := record[name], str) else None
         for name in ("gemm_quant_mode", "moe_quant_mode")
     )
+    if engine == "trtllm":  # its share is of what weights leave free
+        held = stage_weight_bytes(model, plan)[0] / load_device(DEVICES[system]).memory_bytes
+        share = min(0.99, held + FREE_SHARE * (1 - held))
+        plan = replace(plan, engine=replace(plan.engine, gpu_memory_utilization=share))
     return Row(
         id=record["id"], system=system, engine=engine, model=model.name, name=path,
         family=family_of(model.name), sparse=sparse, format=format_, public=public,
@@ -205,9 +221,9 @@ def family_of(name: str) -> str:
 def widths(record: dict[str, Any], *, sparse: bool, public: bool) -> tuple[int, int, int, int]:
     """attn_tp, attn_dp, ffn_tp, ffn_ep of one model replica.
 
-    Columns are as they are, but: where ``attention_dp_size`` is not given, experts say it; a row of the public
-    database whose experts are cut E x E ways has E devices (its identifier says tpE_epE: the columns are products
-    of the same width), and so has one with E of tp and of dp, and E x E of ep.
+    Columns are as they are, but: where ``attention_dp_size`` is not given, experts say it; and in the public
+    database E x E ways of experts are E, E of tp and of dp are E of tp. The same measurements to the last digit
+    stand there with both: 64/1/8/8 (tp, dp, moe_tp, moe_ep) and 8/1/1/8, 1/64/8/8 and 1/8/1/8, 4/4/1/16 and 4/1/1/4.
     """
     tp, dp, moe_tp, ep = (
         0 if np.isnan(record[name]) else int(record[name])
@@ -221,7 +237,7 @@ def widths(record: dict[str, Any], *, sparse: bool, public: bool) -> tuple[int, 
     if public and moe_tp == ep > 1:
         tp, dp, moe_tp = (ep, 1, 1) if dp <= 1 else (1, dp // ep, 1)
     elif public and tp == dp > 1 and ep == tp * dp:
-        tp, ep = 1, dp
+        dp, ep = 1, tp
     dp = dp or max(1, moe_tp * ep // tp)
     if tp * dp != moe_tp * ep:
         raise Dropped("attention and experts on different numbers of devices")
@@ -285,10 +301,10 @@ class Replays:
             max_length=longest,
             max_prompt=int(trace.prompt_tokens.max()),
         )
-        outcome = simulate(trace, step, plan.engine)
-        if outcome.rejected:
+        if step.kv_blocks * plan.engine.block_size < longest:
             raise Dropped("does not fit by our account of memory")
-        ttft_s, tpot_s = closed_loop(outcome, row.concurrency)
+        outcome = closed_loop(trace, row.concurrency, lambda sent: simulate(sent, step, plan.engine))
+        ttft_s, tpot_s = means(outcome)
         busy = sum(outcome.breakdown_ps.values())
         return ttft_s, tpot_s, {name: ps / busy for name, ps in outcome.breakdown_ps.items()}
 
@@ -309,18 +325,29 @@ def trace_of(row: Row, seed: int) -> Trace:
     return Trace(arrival_s=np.zeros(count), prompt_tokens=lengths(row.isl), output_tokens=lengths(row.osl))
 
 
-def closed_loop(outcome: Outcome, concurrency: int) -> tuple[float, float]:
-    """Mean TTFT and TPOT in seconds as a client sees them that sends a request when another is answered.
+def closed_loop(trace: Trace, concurrency: int, serve: Callable[[Trace], Outcome]) -> Outcome:
+    """What happens when the n-th request is sent as the (n - concurrency)-th is answered.
 
-    The server works on an iteration without it when a request comes, unless it has nothing else to do.
+    When is only known from serving it: arrivals follow from the finishes of the sweep before. They agree from
+    the start of the trace on, longer with every sweep; what is left at the end moves the means little.
     """
-    tpot_s = float(((outcome.finish_ps - outcome.first_token_ps) / (outcome.output_tokens - 1)).mean()) / PS
-    sent = np.zeros(len(outcome.first_token_ps), np.int64)
-    order = np.argsort(outcome.first_token_ps, kind="stable")
-    sent[order[concurrency:]] = np.sort(outcome.finish_ps)[:-concurrency]
-    ttft_s = float((outcome.first_token_ps - sent).mean()) / PS
-    under_way = tpot_s * (1 - 1 / FLOWS) if concurrency > 1 else 0.0
-    return ttft_s + under_way, tpot_s
+    outcome = serve(trace)
+    before = means(outcome)
+    for _ in range(SWEEPS):
+        arrival_s = np.zeros(len(trace))
+        arrival_s[concurrency:] = np.sort(outcome.finish_ps)[:-concurrency] / PS + CLIENT_S
+        outcome = serve(replace(trace, arrival_s=arrival_s))
+        now = means(outcome)
+        if max(abs(a / b - 1) for a, b in zip(now, before, strict=True)) < 1e-3:
+            break
+        before = now
+    return outcome
+
+
+def means(outcome: Outcome) -> tuple[float, float]:
+    """TTFT and TPOT in seconds, over all requests."""
+    tpot_ps = (outcome.finish_ps - outcome.first_token_ps) / (outcome.output_tokens - 1)
+    return float((outcome.first_token_ps - outcome.arrival_ps).mean()) / PS, float(tpot_ps.mean()) / PS
 
 
 class Theirs:
@@ -336,7 +363,7 @@ class Theirs:
         for kv, attention in modes:
             try:
                 return self._estimate(row, kv, attention), ""
-            except Exception as error:  # noqa: BLE001 - whatever the package raises is its answer
+            except Exception as error:
                 why = why or type(error).__name__
         return None, why
 
