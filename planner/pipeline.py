@@ -20,7 +20,7 @@ from planner.layouts import longest_of
 from planner.objective import OBJECTIVES, Objective
 from planner.placement import Placement, place
 from planner.question import Question, Slo
-from planner.ranking import PlanResult, SloResult, rank
+from planner.ranking import PlanResult, SloResult, rank, rivals
 from planner.shares import TraceStats
 from planner.space import plans_of
 from planner.store import Store, array_bytes, content, space_content, trace_content
@@ -492,6 +492,14 @@ def answer_of(
                 f"overloaded: {trace.rate_per_s:.3g} requests/s arrive, {served:.3g} are served; requests wait, and "
                 "would wait longer in a longer trace",
             ]
+    off = load_engine(question.engine).worst.get(evaluator.objective.error_of or "", 0.0)
+    if results and results[0].acceptable and (close := rivals(results, evaluator.objective, off)):
+        names = ", ".join(result.plan.label for result in close[:3]) + (", ..." if len(close) > 3 else "")
+        notes = [
+            *notes,
+            f"{names}: behind by less than the {off:.1%} that predictions were off at worst on measured servers "
+            "(docs/fidelity.md); measure before you rely on the order",
+        ]
     if results and results[0].plan.replicas > 1:
         plan = results[0].plan
         notes = [

@@ -74,6 +74,19 @@ def rank(results: Sequence[PlanResult], objective: Objective) -> list[PlanResult
     )
 
 
+def rivals(results: Sequence[PlanResult], objective: Objective, off: float) -> list[PlanResult]:
+    """Best results of the layouts whose value is nearer to the first's than predictions are off (a share of
+    it): which of them is really best, measurements say."""
+    best, seen = results[0], {results[0].plan.label}
+    close = []
+    for result in results[1:]:
+        if result.acceptable and result.plan.label not in seen:
+            seen.add(result.plan.label)
+            if abs(result.value - best.value) < off * abs(best.value):
+                close.append(result)
+    return close
+
+
 def pareto(results: Sequence[PlanResult], metrics: Sequence[str]) -> list[int]:
     """Indices of results that no other one beats on all ``metrics`` (lower is better) at once.
 

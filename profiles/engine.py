@@ -5,7 +5,8 @@ YAML file that ``zenith calibrate`` writes (``profiles.profile_file``).
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from profiles.errors import InputError, nearest
@@ -59,6 +60,9 @@ class EngineProfile:
         Of a file: the engine whose constants it started from.
     source, error
         How the figures were derived, and how far they are off where that was measured.
+    worst
+        Metric (ttft, itl, e2e) -> largest absolute error of its mean on a measured server, with operation
+        times that come from no run (``docs/fidelity.md``); of a file, on runs left out of its fit.
 
     Raises
     ------
@@ -76,6 +80,7 @@ class EngineProfile:
     compute_scale: float = 1.0
     collective_scale: float = 1.0
     base: str = ""
+    worst: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if min(self.iteration_s, self.sequence_s, self.prefill_s) < 0:

@@ -54,8 +54,19 @@ def read_profile(path: Path) -> EngineProfile:
     base = load_engine(name)
     constants = {key: values.get(key, getattr(base, key)) for key in CONSTANTS}
     return EngineProfile(
-        name=str(path), base=name, source="zenith calibrate", error=f"see {path}", **constants
-    )
+        name=str(path), base=name, source="zenith calibrate", error=f"see {path}",
+        worst={**base.worst, **_worst(content.get("errors"))}, **constants,
+    )  # fmt: skip
+
+
+def _worst(errors: Any) -> dict[str, float]:
+    """Of each metric on runs left out of the fit; what is not as ``zenith calibrate`` writes it is not there."""
+    left_out = errors.get("left_out") if isinstance(errors, dict) else None
+    metrics = left_out if isinstance(left_out, dict) else {}
+    found: dict[str, Any] = {
+        str(name): error.get("worst_abs_error") for name, error in metrics.items() if isinstance(error, dict)
+    }
+    return {name: float(x) for name, x in found.items() if type(x) in (int, float) and 0 <= x < math.inf}
 
 
 def _keys(path: Path, node: Any, known: tuple[str, ...]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from planner.errors import NoFeasiblePlan
-from planner.pipeline import Candidate, Evaluator, candidates_of, fitted
+from planner.pipeline import Candidate, Evaluator, candidates_of, fitted, optimize
 from planner.placement import place
 from planner.question import Question
+from profiles.engine import load_engine
 from profiles.errors import InputError
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
@@ -68,3 +69,24 @@ def test_widths_that_need_more_devices_than_there_are_say_how_many():
     )  # fmt: skip
     with pytest.raises(NoFeasiblePlan, match="what is fixed needs 16 devices"):
         candidates_of(asked)
+
+
+def test_an_answer_says_which_plans_predictions_cannot_tell_from_the_best(monkeypatch):
+    trace = dataclasses.replace(TRACE, arrival_s=np.arange(4.0) * 1e-3)
+    asked = Question(model=load_model("gpt2"), fleet=homogeneous("l40s", gpus=2), trace=trace)
+    found = optimize(asked, silicon=False, everything=True)
+    first = found.results[0]
+    behind = [abs(r.value / first.value - 1) for r in found.results if r.plan.label != first.plan.label]
+    monkeypatch.setattr(
+        "planner.pipeline.load_engine",
+        lambda name: dataclasses.replace(load_engine(name), worst={"e2e": min(behind) * 1.01}),
+    )
+    notes = optimize(asked, silicon=False, everything=True).notes
+    assert sum("were off at worst on measured servers" in note for note in notes) == 1
+    monkeypatch.setattr(
+        "planner.pipeline.load_engine",
+        lambda name: dataclasses.replace(load_engine(name), worst={"e2e": min(behind) * 0.99}),
+    )
+    assert not any(
+        "measured servers" in note for note in optimize(asked, silicon=False, everything=True).notes
+    )

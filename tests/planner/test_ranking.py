@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.objective import OBJECTIVES
-from planner.ranking import PlanResult, SloResult, pareto, rank, why_lost
+from planner.ranking import PlanResult, SloResult, pareto, rank, rivals, why_lost
 from profiles.memory import Footprint
 from profiles.plan import Plan
 
@@ -62,3 +62,16 @@ def test_pareto_is_what_nothing_else_dominates(points):
 )
 def test_the_reason_names_what_differs_most(loser, words):
     assert why_lost(loser, result(5.0), LATENCY) == words
+
+
+def test_rivals_are_the_other_layouts_that_predictions_cannot_tell_from_the_first():
+    best, twin = (
+        result(100.0),
+        replace(result(101.0), plan=Plan(replicas=1, layers_per_stage=(2,), clock_mhz=900)),
+    )
+    near, again = (replace(result(v), plan=Plan(replicas=2, layers_per_stage=(2,))) for v in (104.0, 104.5))
+    far = replace(result(106.0), plan=Plan(replicas=3, layers_per_stage=(2,)))
+    breaks = replace(result(101.0, slo_s=2.0), plan=Plan(replicas=4, layers_per_stage=(2,)))
+    assert rivals([best, twin, near, again, far, breaks], LATENCY, 0.05) == [near]
+    assert rivals([best, near], LATENCY, 0.04) == rivals([best, near], LATENCY, 0.0) == []
+    assert rivals([near, best], THROUGHPUT, 0.05) == [best]
