@@ -205,7 +205,7 @@ def describe_plan(plan: Plan) -> str:
     formats = f"weights {plan.weight_format}, activations {plan.activation_format}, KV {plan.kv_format}"
     clock = f", clock {plan.clock_mhz} MHz" if plan.clock_mhz else ""
     scopes = [word for word, n in (("micro-batch", plan.stages), ("attention rank", plan.attn_dp)) if n > 1]
-    each = f" a {' and '.join(scopes)}" if scopes else ""
+    each = f" per {' and '.join(scopes)}" if scopes else ""
     return (
         f"{replica}{', '.join(parts)}; {engine.policy}, token budget {engine.token_budget}, "
         f"at most {engine.max_seqs} sequences{each}; {formats}{clock}"

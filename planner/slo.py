@@ -75,5 +75,5 @@ def parse_slo(text: str) -> Slo:
     if percentile is not None and not 0.01 <= percentile <= 100:
         raise InputError(f"SLO {text!r}: expected a percentile from 0.01 to 100.")
     if not 0 < limit_s < float("inf"):
-        raise InputError(f"SLO {text!r}: expected a limit above 0.")
+        raise InputError(f"SLO {text!r}: expected a limit above 0 and finite.")
     return Slo(metric=metric, percentile=percentile, limit_s=limit_s, text=text.strip())

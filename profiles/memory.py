@@ -248,8 +248,8 @@ def kv_blocks(model: Model, plan: Plan, device: HasMemory, longest: Longest) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """Bytes of the device that is fullest with weights (cross-attention cache of fixed inputs among them);
-    ``kv_tokens`` are those that the KV cache of one attention rank holds."""
+    """Bytes of the device that is fullest with weights. ``kv_bytes``: of the blocks, and of the cross-attention
+    cache that is reserved for fixed encoder inputs; ``kv_tokens`` is what the blocks of one attention rank hold."""
 
     weight_bytes: float
     activation_bytes: float
@@ -275,12 +275,12 @@ def footprint(model: Model, plan: Plan, blocks: int, longest: Longest) -> Footpr
         kv_bytes_per_token(model, plan),
         strict=True,
     )
-    weights, per_token = max((weights + cross, each) for weights, cross, each in stages)
+    weights, cross, per_token = max(stages, key=lambda stage: stage[0] + stage[1])
     tokens = blocks * plan.engine.block_size
     return Footprint(
         weight_bytes=weights,
         activation_bytes=activation_bytes(model, plan, longest),
         reserve_bytes=reserve_bytes(plan),
-        kv_bytes=per_token * tokens,
+        kv_bytes=cross + per_token * tokens,
         kv_tokens=tokens,
     )

@@ -53,8 +53,10 @@ class EngineSettings:
             raise ValueError(f"policy must be one of {', '.join(POLICIES)}.")
         if self.max_seqs < 1 or self.token_budget < 1 or self.block_size < 1:
             raise ValueError("max_seqs, token_budget and block_size must be at least 1.")
-        if not 0 < self.gpu_memory_utilization <= 1 or not 0 <= self.watermark < 1:
-            raise ValueError("gpu_memory_utilization must be in (0, 1], watermark in [0, 1).")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError("gpu_memory_utilization must be in (0, 1].")
+        if not 0 <= self.watermark < 1:
+            raise ValueError("watermark must be in [0, 1).")
 
     @property
     def chunks_prefill(self) -> bool:

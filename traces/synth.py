@@ -34,13 +34,13 @@ def synthesize(
     requests
         How many. >= 1.
     rate
-        Mean arrivals per second, > 0; not used when all arrive at once.
+        Mean arrivals per second, 1e-6 to 1e6; not used when all arrive at once.
     arrivals
         ``at-once``: every request at time 0 (APEX+'s static mode). ``poisson``: exponential gaps.
-        ``gamma``: Gamma-distributed gaps with coefficient of variation ``cv`` > 0: 1 is Poisson, above is
+        ``gamma``: Gamma-distributed gaps with coefficient of variation ``cv``, 0.01 to 100: 1 is Poisson, above is
         bursty, below is more regular. Arrivals are rounded to microseconds.
     prompt_mean, prompt_sd, output_mean, output_sd
-        Tokens. Lengths are log-normal with this mean (>= 1) and standard deviation (>= 0); a deviation of 0
+        Tokens. Lengths are log-normal with this mean (>= 1) and standard deviation (up to 1000 times the mean); 0
         makes them fixed. Rounded, at least 1, at most ``most_tokens``.
     lengths_of
         Draw (prompt, output) pairs from this trace instead, with replacement, so that their correlation
@@ -58,12 +58,12 @@ def synthesize(
     (1000, 2, {100})
     """
     _check("requests", requests, requests >= 1, "at least 1")
-    _check("rate", rate, 0 < rate < math.inf, "above 0")
-    _check("cv", cv, 0 < cv < math.inf, "above 0")
+    _check("rate", rate, 1e-6 <= rate <= 1e6, "from 1e-6 to 1e6 per second")
+    _check("cv", cv, 0.01 <= cv <= 100, "from 0.01 to 100")
     _check("cv", cv, arrivals == "gamma" or cv == 1, "1 unless arrivals are gamma")
     for field, mean, sd in (("prompt", prompt_mean, prompt_sd), ("output", output_mean, output_sd)):
         _check(f"{field} mean", mean, 1 <= mean <= most_tokens, f"from 1 to {most_tokens} tokens")
-        _check(f"{field} sd", sd, 0 <= sd < math.inf, "at least 0")
+        _check(f"{field} sd", sd, 0 <= sd <= 1000 * mean, "from 0 to 1000 times the mean")
     generator = np.random.default_rng(seed)
     if arrivals == "at-once":
         arrival_s = np.zeros(requests)

@@ -345,7 +345,7 @@ def test_placement_reads_as_devices():
 
 def test_the_plan_in_words_says_what_its_limits_count():
     staged = Plan(layers_per_stage=(16, 16), attn_tp=2, attn_dp=2, ffn_ep=4)
-    assert "at most 256 sequences a micro-batch and attention rank;" in report.describe_plan(staged)
+    assert "at most 256 sequences per micro-batch and attention rank;" in report.describe_plan(staged)
     assert "at most 256 sequences;" in report.describe_plan(Plan(layers_per_stage=(32,), attn_tp=2, ffn_tp=2))
 
 

@@ -187,3 +187,12 @@ def test_longest_lengths_in_order(prompt, request_):
 def test_wrong_number_of_layers_is_the_users_mistake():
     with pytest.raises(InputError, match=r"stages of 40\+41 layers, expected 80"):
         memory.stage_weight_bytes(LLAMA_70B, Plan(layers_per_stage=(40, 41)))
+
+
+def test_what_is_reserved_for_encoder_inputs_is_cache_not_weights():
+    plan = Plan(layers_per_stage=(len(WHISPER.decoder.layers),))
+    held = memory.footprint(WHISPER, plan, 100, SHORT)
+    assert held.weight_bytes == pytest.approx(2 * WHISPER.parameters(), rel=0.01)
+    own = 100 * 16 * memory.kv_bytes_per_token(WHISPER, plan)[0]
+    assert held.kv_bytes == pytest.approx(own + memory.cross_kv_bytes(WHISPER, plan)[0])
+    assert memory.cross_kv_bytes(WHISPER, plan)[0] > 0
