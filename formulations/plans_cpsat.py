@@ -16,6 +16,7 @@ Subject    cells        stage = group ffn_dp
            experts      ep | x            for every x;  ep = 1 without experts
            sharing      attn_dp = 1 or ffn_dp = 1
            memory       need[pp, widths, e] is tabulated and <= C
+           deployable   (pp, widths, e) is runnable, where plans must be
            fix, forbid  an axis equals, or differs from, a value
 
 ``sharing`` is what remains, with two kinds of cells, of two rules on their replica counts: their greatest
@@ -27,11 +28,12 @@ constraints, is crossed with the solutions afterwards.
 Devices bound every variable, so that a width larger than the pool clashes with what asked for it alone.
 
 Every family has a literal. Assumed true, the families are the model; the core is a subset of them that
-stays infeasible and becomes feasible whichever one is dropped, found by deletion. Memory is tried first, the
-user's own rules last: what is cheapest to change stays in the answer.
+stays infeasible and becomes feasible whichever one is dropped, found by deletion. What engines run and memory
+are tried first, the user's own rules last: what is cheapest to change stays in the answer.
 """
 
 import math
+from collections.abc import Iterable
 
 from ortools.sat.python import cp_model
 
@@ -166,15 +168,19 @@ class PlansCpSat:
 
     def _fit_memory(self) -> None:
         columns = [*(self.width[axis] for axis in WIDTHS[1:]), self.setting]
-        capacity = self.instance.capacity_kib
+        capacity, runnable = self.instance.capacity_kib, self.instance.runnable
         rows = [key for key, need in self.instance.need_kib.items() if need <= capacity]
         table = self.model.add_allowed_assignments(columns, rows)
         table.only_enforce_if(self._named("memory")).with_name("memory")
+        if runnable is not None:
+            table = self.model.add_allowed_assignments(columns, sorted(runnable))
+            table.only_enforce_if(self._named("deployable")).with_name("deployable")
 
-    def feasible(self, limits: Limits) -> Status:
-        """Whether there is a layout at all."""
+    def feasible(self, limits: Limits, families: Iterable[str] | None = None) -> Status:
+        """Whether there is a layout at all, of these families of constraints or of all."""
+        asked = self.family if families is None else [name for name in families if name in self.family]
         self.model.clear_assumptions()
-        self.model.add_assumptions(list(self.family.values()))
+        self.model.add_assumptions([self.family[name] for name in asked])
         return cpsat.run(self.model, limits)[0]
 
     def solve(self, limits: Limits) -> PlanSolutions:
@@ -196,8 +202,6 @@ class PlansCpSat:
         kept = list(self.family)
         for name in reversed(tuple(self.family)):
             without = [other for other in kept if other != name]
-            self.model.clear_assumptions()
-            self.model.add_assumptions([self.family[other] for other in without])
-            if cpsat.run(self.model, limits)[0] is Status.INFEASIBLE:
+            if self.feasible(limits, without) is Status.INFEASIBLE:
                 kept = without
         return tuple(kept)

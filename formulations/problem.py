@@ -64,6 +64,8 @@ class PlanInstance:
         replica that meets all other constraints. A layout that is not there does not fit.
     capacity_kib
         KiB of one device, rounded down.
+    runnable
+        Keys of ``need_kib`` that may be used; None where all may.
     fixed, forbidden
         (axis of ``WIDTHS``, value).
     """
@@ -80,6 +82,7 @@ class PlanInstance:
     settings: int = 1
     need_kib: Mapping[tuple[int, ...], int]
     capacity_kib: int
+    runnable: frozenset[tuple[int, ...]] | None = None
     fixed: tuple[tuple[str, int], ...] = ()
     forbidden: tuple[tuple[str, int], ...] = ()
 

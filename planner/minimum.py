@@ -236,7 +236,7 @@ def _unfit(question: Question, candidates: Sequence[Candidate], store: Store) ->
         left -= free[-1]
     smaller = Fleet(pools=(replace(pool, free=tuple(free)),))
     try:
-        candidates_of(replace(question, fleet=smaller), store)
+        candidates_of(replace(question, fleet=smaller), store, ways_out=False)
     except NoFeasiblePlan as error:
         return str(error)
     return ""

@@ -323,24 +323,28 @@ def check_clocks(pool: Pool, clocks: Iterable[int]) -> None:
             raise InputError(f"clock {clock} MHz: {pool.device.name} is known from {lowest} to {highest} MHz")
 
 
-def candidates_of(question: Question, store: Store | None = None) -> list[Candidate]:
+def candidates_of(
+    question: Question, store: Store | None = None, *, ways_out: bool = True
+) -> list[Candidate]:
     """Every feasible plan of every pool, placed; enumerated once for all questions of a store.
 
     Raises
     ------
     NoFeasiblePlan
-        When no pool has one: the reasons of each.
+        When no pool has one: the reasons of each, and unless ``ways_out`` is off what would do.
     """
     if store is not None:
-        return store.get("plan space", space_content(question), lambda: candidates_of(question))
+        return store.get(
+            "plan space", space_content(question), lambda: candidates_of(question, ways_out=ways_out)
+        )
     found: list[Candidate] = []
-    reasons: list[str] = []
+    errors: list[tuple[Pool, NoFeasiblePlan]] = []
     for i, pool in enumerate(question.fleet.pools):
         check_clocks(pool, question.clocks)
         try:
             plans = plans_of(question, pool)
         except NoFeasiblePlan as error:
-            reasons.append(f"{pool.name}: {error}" if len(question.fleet.pools) > 1 else str(error))
+            errors.append((pool, error))
             continue
         placements: dict[tuple[object, ...], Placement] = {}
         for plan in plans:
@@ -349,8 +353,23 @@ def candidates_of(question: Question, store: Store | None = None) -> list[Candid
                 placements[key] = place(plan, pool)
             found.append(Candidate(plan=plan, pool=i, placement=placements[key]))
     if not found:
-        raise NoFeasiblePlan("; ".join(reasons))
+        raise _no_plan(question, errors, ways_out=ways_out)
     return found
+
+
+def _no_plan(
+    question: Question, errors: list[tuple[Pool, NoFeasiblePlan]], *, ways_out: bool
+) -> NoFeasiblePlan:
+    """The reasons of all pools in one line, with what would do."""
+    from planner.relax import relaxations
+
+    several = len(errors) > 1
+    text = "; ".join(f"{pool.name}: {error}" if several else str(error) for pool, error in errors)
+    changes = relaxations(question, errors) if ways_out else []
+    if changes:
+        text += f" {'This' if len(changes) == 1 else 'Each of these'} would do: {'; '.join(changes)}."
+    core = [clash for _, error in errors for clash in error.core]
+    return NoFeasiblePlan(text, core=core, relaxations=changes)
 
 
 def optimize(

@@ -1,12 +1,16 @@
 """Why no plan exists, in the user's words and numbers: one sentence of the constraints that clash."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from formulations.plans_cpsat import common_divisors, head_widths
 from formulations.problem import WIDTHS, PlanInstance
+from planner.deployable import ENGINES, verdicts
+from planner.errors import Clash, NoFeasiblePlan
 from planner.layouts import blocks_needed, longest_of, plan_of, settings, stage_parts
 from planner.question import Question
+from planner.rules import Rule, flag_of, name_of, rules_of
 from profiles import memory
 
 if TYPE_CHECKING:
@@ -15,19 +19,55 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 
-def explain(question: Question, pool: "Pool", instance: PlanInstance, core: Iterable[str]) -> str:
-    """The clashing constraints of a core (``formulations.plans_cpsat``) as one sentence."""
-    clauses = [_clause(name, question, pool, instance) for name in core]
-    if (least := _fixed_devices(instance)) > pool.devices:
+def explain(
+    question: Question, pool: "Pool", instance: PlanInstance | None, core: Sequence[str]
+) -> NoFeasiblePlan:
+    """The error that says which constraints clash, a clause each.
+
+    Parameters
+    ----------
+    instance
+        The plan space, None where no setting is left.
+    core
+        Of ``formulations.plans_cpsat``, with the user's rules on settings.
+    """
+    clashes = [
+        Clash(constraint=name, words=_clause(name, question, pool, instance, core), pool=pool.name)
+        for name in core
+    ]
+    clauses = [clash.words for clash in clashes]
+    if instance and (least := _fixed_devices(instance, core)) > pool.devices:
         clauses.append(f"what is fixed needs {least} devices")
     if not clauses:
         clauses = [f"{pool.devices} devices are free in pool {pool.name}"]
-    return f"No plan for {question.model.name} on {pool.devices} x {pool.device.name}: {'; '.join(clauses)}."
+    text = f"No plan for {question.model.name} on {pool.devices} x {pool.device.name}: {'; '.join(clauses)}."
+    return NoFeasiblePlan(text, core=clashes)
 
 
-def _clause(name: str, question: Question, pool: "Pool", instance: PlanInstance) -> str:
-    if name.startswith(("fix ", "forbid ")):
-        return f"--{name}"
+def rule_of(question: Question, name: str) -> Rule | None:
+    """The rule of the user that a member of a core is, None for other constraints.
+
+    Layers that are forbidden count as a number of stages in a core.
+    """
+    rules = rules_of(question)
+    for rule in rules:
+        if name_of(rule) == name:
+            return rule
+    for rule in rules:
+        kind, axis, value = rule
+        if axis == "layers" and isinstance(value, tuple) and name == f"{kind} pp={len(value)}":
+            return rule
+    return None
+
+
+def _clause(
+    name: str, question: Question, pool: "Pool", instance: PlanInstance | None, core: Sequence[str]
+) -> str:
+    if rule := rule_of(question, name):
+        return flag_of(rule)
+    if name == "settings":
+        return _settings(question, pool, core)
+    assert instance is not None, "the other constraints are those of a plan space"
     match name:
         case "heads":
             return _heads(instance)
@@ -51,17 +91,58 @@ def _clause(name: str, question: Question, pool: "Pool", instance: PlanInstance)
             return "attn_dp and ffn_dp cannot both exceed 1"
         case "devices":
             return f"{'all' if instance.exact_devices else 'at most'} {instance.devices} devices are used"
+        case "clocks":
+            return f"clock {' or '.join(map(str, question.options('clock')))} is all that is searched"
         case "memory":
-            return _memory(question, pool, instance)
+            return _memory(question, pool, instance, core)
+        case "deployable":
+            return _deployable(question, pool, instance, core)
     raise AssertionError(f"no words for constraint {name!r}")
 
 
-def _fixed_devices(instance: PlanInstance) -> int:
-    """What the fixed widths take, the others at 1."""
-    fixed = dict(instance.fixed)
+def _settings(question: Question, pool: "Pool", core: Sequence[str]) -> str:
+    """What is searched on the axes that the core names, or the formats that the device lacks."""
+    ruled = {rule[1] for name in core if (rule := rule_of(question, name))}
+    axes = [axis for axis in ("weights", "activations", "kv", "policy", "budget", "seqs") if axis in ruled]
+    if not axes:
+        weights, activations = (
+            "/".join(map(str, question.options(axis))) for axis in ("weights", "activations")
+        )
+        return f"{pool.device.name} has no kernel for {weights} weights by {activations} activations"
+    searched = (f"{axis} {' or '.join(map(str, question.options(axis)))}" for axis in axes)
+    return f"{', '.join(searched)} is all that is searched"
+
+
+def _fixed_devices(instance: PlanInstance, core: Sequence[str]) -> int:
+    """What the fixed widths of a core take at least, the others at 1."""
+    fixed = {axis: value for axis, value in instance.fixed if f"fix {axis}={value}" in core}
+    if not fixed:
+        return 0
     attention = fixed.get("attn_tp", 1) * fixed.get("attn_dp", 1)
     ffn = fixed.get("ffn_tp", 1) * fixed.get("ep", 1) * fixed.get("ffn_dp", 1)
-    return fixed.get("dp", 1) * fixed.get("pp", 1) * max(attention, ffn)
+    return fixed.get("dp", 1) * fixed.get("pp", 1) * math.lcm(attention, ffn)
+
+
+def _left(instance: PlanInstance, core: Sequence[str]) -> Iterator[tuple[int, ...]]:
+    """Layouts of one replica, with their setting, that the core allows, memory and engines apart."""
+    fixed = {axis: value for axis, value in instance.fixed if f"fix {axis}={value}" in core}
+    forbidden = {(axis, value) for axis, value in instance.forbidden if f"forbid {axis}={value}" in core}
+    for key in instance.need_kib:
+        widths = dict(zip(WIDTHS[1:], key, strict=False))
+        if any(fixed.get(axis, value) != value for axis, value in widths.items()):
+            continue
+        if not forbidden.isdisjoint(widths.items()):
+            continue
+        stage = widths["attn_tp"] * widths["attn_dp"]
+        replica, slots = stage * widths["pp"], sum(room // stage for room in instance.nodes)
+        if any(
+            fixed.get("dp", dp) == dp
+            and ("dp", dp) not in forbidden
+            and ("nodes" not in core or dp * widths["pp"] <= slots)
+            and ("devices" not in core or not instance.exact_devices or dp * replica == instance.devices)
+            for dp in range(1, instance.devices // replica + 1)
+        ):
+            yield key
 
 
 def _cut(what: str, sizes: tuple[int, ...], axis: str) -> str:
@@ -71,21 +152,16 @@ def _cut(what: str, sizes: tuple[int, ...], axis: str) -> str:
 
 def _heads(instance: PlanInstance) -> str:
     cells = " and ".join(f"{q} query and {kv} KV heads" for q, kv in instance.heads)
-    return f"{cells} need attn_tp of {', '.join(map(str, head_widths(instance.heads)))}"
+    return f"{cells} need tp of {', '.join(map(str, head_widths(instance.heads)))}"
 
 
-def _memory(question: Question, pool: "Pool", instance: PlanInstance) -> str:
-    """What the plan that needs least memory lacks."""
+def _memory(question: Question, pool: "Pool", instance: PlanInstance, core: Sequence[str]) -> str:
+    """What the plan that needs least memory lacks, of those that the rest of the core allows."""
     usable = instance.capacity_kib / 2**20
-    fixed = dict(instance.fixed)
+    runnable = instance.runnable if "deployable" in core else None
     asked = [
-        (need, key)
-        for key, need in instance.need_kib.items()
-        if all(fixed.get(axis, value) == value for axis, value in zip(WIDTHS[1:], key[:-1], strict=True))
-        and key[0] * key[1] * key[2] * fixed.get("dp", 1) <= instance.devices
+        (instance.need_kib[key], key) for key in _left(instance, core) if runnable is None or key in runnable
     ]
-    if not asked:
-        return f"{pool.device.name} has {usable:.1f} GiB usable"
     need, key = min(asked)
     plan = plan_of(question, (1, *key[:-1]), settings(question, pool.device)[key[-1]])
     weights, cross, per_token = stage_parts(question.model, plan)
@@ -107,3 +183,18 @@ def _memory(question: Question, pool: "Pool", instance: PlanInstance) -> str:
     }
     listed = " + ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size)
     return f"{plan.label} needs {need / 2**20:.1f} GiB per device ({listed}) of {usable:.1f} GiB usable"
+
+
+def _deployable(question: Question, pool: "Pool", instance: PlanInstance, core: Sequence[str]) -> str:
+    """How many layouts are left, and what one engine says of the smallest."""
+    left = [
+        key
+        for key in _left(instance, core)
+        if "memory" not in core or instance.need_kib[key] <= instance.capacity_kib
+    ]
+    key = min(left, key=lambda key: (key[0] * key[1] * key[2], key))
+    plan = plan_of(question, (1, *key[:-1]), settings(question, pool.device)[key[-1]])
+    wanted = question.deployable_on or ENGINES
+    _, reason = verdicts(plan, question.model, pool.device)[wanted[0]]
+    layouts = f"{len(left)} layout{'s' * (len(left) > 1)}"
+    return f"of {layouts} left none runs in {' or '.join(wanted)} today ({plan.label}: {reason})"

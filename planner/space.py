@@ -5,7 +5,7 @@ Needs are rounded up and the capacity down, to KiB: a plan that passes here fits
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from planner.layouts import (
 )
 from planner.question import Question
 from planner.reasons import explain
+from planner.rules import name_of, rules_of, widened
 from profiles.errors import InputError
 from profiles.model import FeedForward, MoE
 from profiles.plan import Plan
@@ -66,20 +67,15 @@ def _rules(question: Question) -> tuple[list[tuple[str, int]], list[tuple[str, i
 def build_instance(question: Question, pool: "Pool") -> PlanInstance:
     """The plan space of one pool in integers, see ``formulations.plans_cpsat``.
 
+    Some combination of formats and engine settings must be left.
+
     Raises
     ------
     InputError
         When fixed layers do not add up to the model's.
-    NoFeasiblePlan
-        When every combination of formats and engine settings is forbidden.
     """
     model = question.model
     choices = settings(question, pool.device)
-    if not choices:
-        raise NoFeasiblePlan(
-            "Every combination of formats, token budget, sequences and policy is forbidden,"
-            f" or {pool.device.name} has no kernel for it."
-        )
     fixed, forbidden = _rules(question)
     blocks = model.decoder.blocks + (model.encoder.blocks if model.encoder else ())
     cells = [cell for block in blocks for cell in block.attention]
@@ -101,7 +97,22 @@ def build_instance(question: Question, pool: "Pool") -> PlanInstance:
         fixed=tuple(fixed),
         forbidden=tuple(forbidden),
     )
-    return dataclasses.replace(instance, need_kib=_needs(question, instance, choices))
+    needs = _needs(question, instance, choices)
+    runnable = _runnable(question, pool, needs, choices) if question.deployable else None
+    return dataclasses.replace(instance, need_kib=needs, runnable=runnable)
+
+
+def _runnable(
+    question: Question, pool: "Pool", keys: Iterable[tuple[int, ...]], choices: tuple[Setting, ...]
+) -> frozenset[tuple[int, ...]]:
+    """Layouts of one replica, with their setting, that a wanted engine runs; replicas and clocks are alike."""
+    wanted = set(question.deployable_on or ENGINES)
+    return frozenset(
+        key
+        for key in keys
+        if wanted
+        & deployable(plan_of(question, (1, *key[:-1]), choices[key[-1]]), question.model, pool.device).keys()
+    )
 
 
 def _stages(instance: PlanInstance) -> Iterator[tuple[int, int, int, int, int]]:
@@ -150,62 +161,72 @@ def plans_of(question: Question, pool: "Pool", limits: Limits | None = None) -> 
     NoPlanInTime
         The limit ran out before the space was enumerated.
     """
+    limits = limits or Limits(seed=question.seed)
+    choices, clocks = settings(question, pool.device), _clocks(question)
+    if not choices:
+        raise _none(question, pool, None, ("settings",), limits)
     instance = build_instance(question, pool)
-    solutions = PlansCpSat(instance).solve(limits or Limits(seed=question.seed))
+    solutions = PlansCpSat(instance).solve(limits)
     if solutions.status is Status.INFEASIBLE:
-        message = explain(question, pool, instance, solutions.core)
-        raise NoFeasiblePlan(f"{message}{_way_out(question, pool, solutions.core)}")
+        raise _none(question, pool, instance, solutions.core, limits)
     if solutions.status is not Status.OPTIMAL:
         raise NoPlanInTime("The plan space was not enumerated within the time limit.")
-    choices = settings(question, pool.device)
-    found = [
-        dataclasses.replace(plan, clock_mhz=int(str(clock)))
+    if not clocks:
+        raise _none(question, pool, instance, ("clocks",), limits)
+    return [
+        dataclasses.replace(plan, clock_mhz=clock)
         for plan in (plan_of(question, layout, choices[index]) for layout, index in solutions.found)
-        for clock in question.options("clock")
-        if ("clock", clock) not in question.forbid
+        for clock in clocks
     ]
-    if not found:
-        raise NoFeasiblePlan("Every clock is forbidden.")
-    if not question.deployable:
-        return found
-    wanted = set(question.deployable_on or ENGINES)
-    runnable = [plan for plan in found if wanted & deployable(plan, question.model, pool.device).keys()]
-    if not runnable:
-        who = " or ".join(question.deployable_on) or "a serving engine"
-        raise NoFeasiblePlan(
-            f"{len(found)} plans satisfy every constraint, none of them runs in {who} today;"
-            " --no-deployable keeps them."
-        )
-    return runnable
 
 
-def _way_out(question: Question, pool: "Pool", core: tuple[str, ...]) -> str:
-    """The nearest change that makes room, where memory is what lacks: narrower weights, or more nodes."""
-    if "memory" not in core:
-        return ""
-    narrower = [name for name in ("fp8", "int4") if name not in question.options("weights")]
-    for name in narrower if "weights" not in question.fix else ():
-        fewer = dataclasses.replace(question, weight_formats=(name,), activation_formats=())
-        if (not question.deployable or _has_kernels(fewer, pool)) and _fits(fewer, pool):
-            return f" {name} weights would fit."
-    for times in (2, 4, 8, 16):
-        more = dataclasses.replace(pool, nodes=pool.nodes * times, free=pool.free * times)
-        if _fits(question, more):
-            return f" {more.devices} such devices would do."
-    return ""
+def possible(
+    question: Question, pool: "Pool", families: Iterable[str] | None = None, limits: Limits | None = None
+) -> bool:
+    """Whether a plan satisfies these families of constraints, or all, and the user's rules on settings.
+
+    Families are those of ``formulations.plans_cpsat``; besides, ``settings`` asks that some combination of formats,
+    token budget, sequences and policy is left, ``clocks`` that a clock is.
+    """
+    asked = None if families is None else list(families)
+    if not settings(question, pool.device):
+        return asked is not None and "settings" not in asked
+    if not _clocks(question) and (asked is None or "clocks" in asked):
+        return False
+    formulation = PlansCpSat(build_instance(question, pool))
+    return formulation.feasible(limits or Limits(seed=question.seed), asked).has_solution
 
 
-def _has_kernels(question: Question, pool: "Pool") -> bool:
-    """Whether an engine serves the model in the question's formats on one of the pool's devices."""
-    layers = (len(question.model.decoder.layers),)
-    plans = (
-        Plan(layers_per_stage=layers, weight_format=weights, activation_format=activations)  # type: ignore[arg-type]
-        for weights, activations in question.pairs_of_formats(pool.device)
-    )
-    wanted = set(question.deployable_on or ENGINES)
-    return any(wanted & deployable(plan, question.model, pool.device).keys() for plan in plans)
+def _clocks(question: Question) -> list[int]:
+    forbidden = [value for axis, value in question.forbid if axis == "clock"]
+    return [int(str(clock)) for clock in question.options("clock") if clock not in forbidden]
 
 
-def _fits(question: Question, pool: "Pool") -> bool:
-    instance = build_instance(question, pool)
-    return PlansCpSat(instance).feasible(Limits(seed=question.seed)).has_solution
+def _none(
+    question: Question,
+    pool: "Pool",
+    instance: PlanInstance | None,
+    families: tuple[str, ...],
+    limits: Limits,
+) -> NoFeasiblePlan:
+    """The error of a core of families, with the user's rules on settings that clash with it, by deletion.
+
+    A rule whose absence would contradict the rest of the question stays unnamed, and so do layers and a block
+    size that are fixed where others would not do either.
+    """
+    left, needed = question, []
+    for rule in rules_of(question):
+        kind, axis, _ = rule
+        if axis in WIDTHS or (kind == "forbid" and axis == "layers"):
+            continue  # families of their own
+        try:
+            fewer = widened(left, rule, pool)
+        except InputError:
+            continue
+        if possible(fewer, pool, families, limits):
+            needed.append(rule)
+        elif axis not in ("layers", "block"):
+            left = fewer
+    implied = "layers" in question.fix and "pp" not in question.fix
+    named = [name for name in families if not (implied and name.startswith("fix pp="))]
+    return explain(question, pool, instance, [*map(name_of, needed), *named])
