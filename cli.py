@@ -288,6 +288,43 @@ def simulate(**options: Any) -> None:
 
 @main.command(
     epilog=example(
+        "zenith deploy --model llama-3.1-8b --device l40s --gpus 4 --plan tp=2,dp=2",
+        "--trace traces/samples/chat.csv --on vllm -o deployment",
+    )
+)
+@without("output", "as_csv")
+@question_options
+@search_options
+@click.option(
+    "--plan", default="", help="Deploy this plan, e.g. tp=4,dp=2 (docs/plans.md). Default: the best."
+)
+@click.option(
+    "--on",
+    "engines",
+    multiple=True,
+    help="Only on this engine; may be repeated. Default: all that run the plan.",
+    type=click.Choice(["vLLM", "SGLang", "TensorRT-LLM"], case_sensitive=False),
+)
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Write scripts, options and manifests into this new folder.",
+)
+def deploy(**options: Any) -> None:
+    """Show how to start a plan: commands of every replica, and a Kubernetes manifest (docs/deploy.md).
+
+    Exits 0 with the commands, 2 on bad input, 3 when there is no plan, no engine runs it or it breaks an SLO, 4
+    when a limit ended the search before the first that does not.
+    """
+    from planner import commands
+
+    show(commands.deploy(options, progress=progress))
+
+
+@main.command(
+    epilog=example(
         "zenith bound --model llama-3.1-8b --device l40s --gpus 1 --plan tp=1",
         "--trace traces/samples/chat.csv",
     )

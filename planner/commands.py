@@ -35,6 +35,7 @@ Options = Mapping[str, Any]
 EXACT_WORK = 10.0
 """What ``zenith bound --exact`` may take, in CP-SAT's deterministic seconds: the answer is the same everywhere."""
 
+_SEARCH_FLAGS = ("fix", "forbid", "formats", "deployable-on")
 _FLEET_FLAGS = ("device", "gpus", "nodes", "gpus-per-node")
 
 
@@ -168,6 +169,38 @@ def simulate(options: Options, *, progress: Progress) -> Reply:
     return _reply(answer, options, top=None)
 
 
+def deploy(options: Options, *, progress: Progress) -> Reply:
+    """``zenith deploy``: of the best plan, or of the one that ``--plan`` names."""
+    from planner import deployment_text, pipeline
+    from planner.deployment import deployment
+
+    folder, engines = options["folder"], options["engines"]
+    if folder:
+        deployment_text.check_folder(folder)
+    if options["plan"] and (unused := [name for name in _SEARCH_FLAGS if options[name.replace("-", "_")]]):
+        raise InputError(f"--plan names the plan, --{unused[0]} would search one: give one of them")
+    asked = {**options, "as_csv": False}
+    if options["deployable"] and not options["deployable_on"]:
+        asked["deployable_on"] = engines
+    question = _question(asked, progress)
+    if options["plan"]:
+        plan = _plan(question, options["plan"])
+        check_engine(plan.engine)
+        answer, _ = pipeline.simulate_plan(
+            question, plan, tables=options["tables"], silicon=not options["no_silicon"]
+        )
+    else:
+        answer = pipeline.optimize(question, **_limits(options), progress=progress)
+    found = deployment(question, answer, engines)
+    if folder:
+        files = deployment_text.to_files(found)
+        deployment_text.write_folder(folder, files)
+        progress(f"{folder}: {len(files)} files")
+    if options["as_json"]:
+        return Reply(text=deployment_text.to_json(found), exit_code=_status(answer))
+    return Reply(text=deployment_text.to_text(found, files=not folder), exit_code=_status(answer))
+
+
 def _check_html(options: Options) -> None:
     """That a page can be drawn is known before the work, not after."""
     if options["html"]:
@@ -231,8 +264,13 @@ def _reply(answer: Any, options: Options, *, top: int | None) -> Reply:
         text = report.to_csv(answer).rstrip("\n")
     else:
         text = report.to_text(answer, top=top, colour=_colour())
+    return Reply(text=text, exit_code=_status(answer))
+
+
+def _status(answer: "Answer") -> int:
+    """Of the program: 0 where the first plan meets every SLO."""
     met = bool(answer.results) and answer.results[0].meets_slos
-    return Reply(text=text, exit_code=0 if met else 4 if answer.certificate.unexamined else 3)
+    return 0 if met else 4 if answer.certificate.unexamined else 3
 
 
 def _colour() -> bool:

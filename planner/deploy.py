@@ -1,18 +1,24 @@
-"""Launch commands of real engines for a plan. What an engine cannot express is said, never dropped.
+"""How an engine is told a plan: its flags for one replica. What it cannot express is said, never dropped.
 
-Flag names as documented for vLLM 0.19 (``vllm serve``), SGLang 0.5 (``sglang.launch_server``) and
-TensorRT-LLM 1.x (``trtllm-serve``).
+Every flag is in the argument list of the version it was checked against (``VERSIONS``): vLLM,
+``vllm/engine/arg_utils.py`` and ``vllm/entrypoints/common/cli_args.py``; SGLang, ``sglang/srt/arg_groups/fields``
+(``--attn-dp-size`` took the place of ``--dp-size --enable-dp-attention``, which goes after 2026);
+TensorRT-LLM, ``tensorrt_llm/commands/serve.py`` and ``TorchLlmArgs`` of its LLM API reference, whose fields are
+the keys of the file that ``--extra_llm_api_options`` names.
 """
 
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from planner.deployable import MIXED, POLICIES
 from profiles.device import Device
 from profiles.memory import Footprint, Longest, iteration_tokens
 from profiles.model import Model, MoE
 from profiles.plan import Plan
+
+VERSIONS = {"vLLM": "0.33.0", "SGLang": "0.5.23", "TensorRT-LLM": "1.2.1"}
+"""Releases whose argument lists have every flag used here."""
 
 _VLLM_KV = {"bf16": "auto", "fp8": "fp8"}
 _QUANTIZATION = {"fp8": "fp8"}
@@ -51,8 +57,44 @@ class Server:
 _WITHOUT_BF16 = ("v100",)
 
 
-def vllm_command(server: Server) -> tuple[str, list[str]]:
-    """``vllm serve`` for one replica, and notes on what the command leaves out."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A program and its flags for one replica on one node, without addresses.
+
+    Parameters
+    ----------
+    environment, words
+        What it runs with and is.
+    options
+        For the file that ``--extra_llm_api_options`` names; only TensorRT-LLM has one.
+    notes
+        What the command leaves out, one sentence each.
+    """
+
+    words: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """One line of a shell."""
+        return shell_line(self.environment, self.words)
+
+
+def shell_line(environment: Mapping[str, str], words: Iterable[str]) -> str:
+    """Variables and words as one line of a shell.
+
+    Examples
+    --------
+    >>> shell_line({"CUDA_VISIBLE_DEVICES": "0,1"}, ["serve", "a model"])
+    "CUDA_VISIBLE_DEVICES=0,1 serve 'a model'"
+    """
+    return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in environment.items()), shlex.join(words)])
+
+
+def vllm_command(server: Server) -> Command:
+    """``vllm serve``."""
     model, plan = server.model, server.plan
     notes = []
     engine = plan.engine
@@ -81,13 +123,15 @@ def vllm_command(server: Server) -> tuple[str, list[str]]:
             notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
     if plan.attn_dp > 1 and not any(isinstance(block.ffn, MoE) for block in model.decoder.blocks):
         notes.append("vLLM shares a dense feed-forward between attention ranks in no mode")
-    return _split("VLLM_PP_LAYER_PARTITION", plan) + shlex.join(words), notes
+    return Command(
+        words=tuple(words), environment=_split("VLLM_PP_LAYER_PARTITION", plan), notes=tuple(notes)
+    )
 
 
-def _split(variable: str, plan: Plan) -> str:
+def _split(variable: str, plan: Plan) -> dict[str, str]:
     """The environment variable that names layers per stage, where they differ."""
     layers = plan.layers_per_stage
-    return f"{variable}={','.join(map(str, layers))} " if len(set(layers)) > 1 else ""
+    return {variable: ",".join(map(str, layers))} if len(set(layers)) > 1 else {}
 
 
 def _given(*flags: tuple[str, object]) -> list[str]:
@@ -95,8 +139,8 @@ def _given(*flags: tuple[str, object]) -> list[str]:
     return [word for name, value in flags if value is not None for word in (name, str(value))]
 
 
-def sglang_command(server: Server) -> tuple[str, list[str]]:
-    """``sglang.launch_server`` for one replica, and notes on what the command leaves out.
+def sglang_command(server: Server) -> Command:
+    """``sglang.launch_server``.
 
     Its memory fraction is that of weights and KV cache together.
     """
@@ -108,7 +152,7 @@ def sglang_command(server: Server) -> tuple[str, list[str]]:
     if plan.stages > 1:
         words += ["--pp-size", str(plan.stages)]
     if plan.attn_dp > 1:
-        words += ["--dp-size", str(plan.attn_dp), "--enable-dp-attention"]
+        words += ["--attn-dp-size", str(plan.attn_dp)]
     if plan.ffn_ep > 1:
         words += ["--ep-size", str(plan.ffn_ep)]
     words += ["--max-running-requests", str(engine.max_seqs * plan.attn_dp * plan.stages)]
@@ -133,13 +177,16 @@ def sglang_command(server: Server) -> tuple[str, list[str]]:
             words += ["--quantization", "fp8"]
         else:
             notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
-    return _split("SGLANG_PP_LAYER_PARTITION", plan) + shlex.join(words), notes
+    return Command(
+        words=tuple(words), environment=_split("SGLANG_PP_LAYER_PARTITION", plan), notes=tuple(notes)
+    )
 
 
-def tensorrt_llm_command(server: Server) -> tuple[str, list[str]]:
-    """``trtllm-serve`` for one replica, and notes on what the command leaves out.
+def tensorrt_llm_command(server: Server) -> Command:
+    """``trtllm-serve``.
 
-    Its memory fraction is the KV cache's of what is free beside weights, activations and buffers.
+    Its memory fraction is the KV cache's of what is free beside weights, activations and buffers; the file of
+    options has it too, because its ``kv_cache_config`` stands in for what flags said of the cache.
     """
     model, plan, memory = server.model, server.plan, server.memory
     notes = []
@@ -152,34 +199,56 @@ def tensorrt_llm_command(server: Server) -> tuple[str, list[str]]:
     tokens = iteration_tokens(model, engine, server.longest)  # where prompts stay whole it must hold one
     words += ["--max_batch_size", str(engine.max_seqs), "--max_num_tokens", str(tokens)]
     used = memory.weight_bytes + memory.activation_bytes + memory.reserve_bytes
-    fraction = memory.kv_bytes / (server.device.memory_bytes - used)
+    fraction = round(memory.kv_bytes / (server.device.memory_bytes - used), 3)
     words += ["--kv_cache_free_gpu_memory_fraction", f"{fraction:.3f}"]
     words += _given(("--max_seq_len", server.context))
+    cache: dict[str, object] = {"free_gpu_memory_fraction": fraction}
+    options: dict[str, object] = {"kv_cache_config": cache}
     if engine.policy in MIXED:
-        notes.append("set enable_chunked_prefill: true in --extra_llm_api_options")
+        options["enable_chunked_prefill"] = True
     if plan.attn_dp > 1:
-        notes.append("set enable_attention_dp: true in --extra_llm_api_options")
-    if plan.kv_format != "bf16":
-        notes.append(f"set kv_cache_config.dtype: {plan.kv_format} in --extra_llm_api_options")
+        options["enable_attention_dp"] = True
+    if plan.kv_format == "fp8":
+        cache["dtype"] = "fp8"
+    elif plan.kv_format != "bf16":
+        notes.append(f"TensorRT-LLM has no {plan.kv_format} KV cache")
     if plan.weight_format != model.weight_format:
         notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
-    notes.append(f"set kv_cache_config.tokens_per_block: {engine.block_size} in --extra_llm_api_options")
+    cache["tokens_per_block"] = engine.block_size
     if len(set(plan.layers_per_stage)) > 1:
-        notes.append("set pp_partition in --extra_llm_api_options to the layers of each stage")
-    return shlex.join(words), notes
+        options["pp_partition"] = list(plan.layers_per_stage)
+    return Command(words=tuple(words), options=options, notes=tuple(notes))
 
 
 COMMANDS = {"vLLM": vllm_command, "SGLang": sglang_command, "TensorRT-LLM": tensorrt_llm_command}
 
 
+def command(server: Server, engine: str) -> Command:
+    """Of one engine in ``COMMANDS``, with every note."""
+    made = COMMANDS[engine](server)
+    return replace(made, notes=(*made.notes, *_beyond_flags(server, engine)))
+
+
 def launch_commands(server: Server, engines: Iterable[str]) -> list[tuple[str, str, list[str]]]:
-    """(engine, command, notes) for each of ``engines`` that has one."""
+    """(engine, command, notes) for each of ``engines`` that has one; options of a file are notes."""
     found = []
     for name in engines:
         if name in COMMANDS:
-            command, notes = COMMANDS[name](server)
-            found.append((name, command, [*notes, *_beyond_flags(server, name)]))
+            made = command(server, name)
+            asked = [f"set {option} in --extra_llm_api_options" for option in _option_words(made.options)]
+            found.append((name, made.text, [*asked, *made.notes]))
     return found
+
+
+def _option_words(options: Mapping[str, object], prefix: str = "") -> list[str]:
+    """Options as ``a.b: value``, in their order."""
+    words = []
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            words += _option_words(value, f"{prefix}{key}.")
+        else:
+            words.append(f"{prefix}{key}: {str(value).lower() if isinstance(value, bool) else value}")
+    return words
 
 
 def _beyond_flags(server: Server, name: str) -> list[str]:

@@ -26,8 +26,8 @@ layers per stage  VLLM_PP_LAYER_PARTITION       SGLANG_PP_LAYER_PARTITION    fir
 Sources. vLLM: ``serving/expert_parallel_deployment`` and ``serving/data_parallel_deployment`` of its
 documentation (``--enable-expert-parallel`` makes EP = TP x DP; without it the experts of all DP ranks form
 one tensor parallel group, ``FusedMoEParallelConfig.make``), ``features/quantization``. SGLang:
-``advanced_features/dp_dpa_smg_guide`` and ``server_arguments`` (``--enable-dp-attention``, ``tp_size %
-dp_size == 0``, ``moe_tp = tp / ep``), ``--enable-mixed-chunk``. TensorRT-LLM:
+``advanced_features/dp_dpa_smg_guide`` and ``server_arguments`` (``--attn-dp-size``, ``tp_size %
+attn_dp_size == 0``, ``moe_tp = tp / ep``), ``--enable-mixed-chunk``. TensorRT-LLM:
 ``features/parallel-strategy`` (``moe_tensor_parallel_size x moe_expert_parallel_size ==
 tensor_parallel_size``; ``enable_attention_dp`` replicates attention weights on every device),
 ``features/quantization`` (PyTorch backend), ``features/paged-attention-ifb-scheduler``,
@@ -92,7 +92,7 @@ def deployable(plan: Plan, model: Model, device: Device) -> dict[str, str]:
     >>> for engine, flags in deployable(plan, load_model("mixtral-8x7b"), load_device("h100")).items():
     ...     print(engine, flags)
     vLLM --data-parallel-size 8 --enable-expert-parallel
-    SGLang --tp-size 8 --dp-size 8 --enable-dp-attention --ep-size 8
+    SGLang --tp-size 8 --attn-dp-size 8 --ep-size 8
     TensorRT-LLM --tp_size 8 --ep_size 8 enable_attention_dp
     """
     return {engine: words for engine, (runs, words) in verdicts(plan, model, device).items() if runs}
@@ -174,8 +174,7 @@ def _vllm_flags(plan: Plan) -> str:
 def _sglang_flags(plan: Plan) -> str:
     return _join(
         ("--tp-size", plan.stage_devices),
-        ("--dp-size", plan.attn_dp),
-        ("--enable-dp-attention", plan.attn_dp > 1),
+        ("--attn-dp-size", plan.attn_dp),
         ("--ep-size", plan.ffn_ep),
         ("--pp-size", plan.stages),
     )
