@@ -77,7 +77,9 @@ PUBLIC = ("db-dump/", "source_file=2026-", "source_file=kimi-")
 """Sources that are the public database InferenceX: the last repeats its rows under other names."""
 BLACKWELL = ("b200_sxm", "gb200")
 FAMILIES = ("Llama", "Qwen3", "DeepSeek", "gpt-oss", "Kimi", "MiniMax")
+APART = 0.3
 SWEEPS = 20
+"""Most replays of a row; a generation of requests (there are ``FLOWS``) is right after each."""
 CLIENT_S = 1e-6
 """Until a client sends again. Above 0, so that the server has begun its next iteration without the request."""
 FLOWS = 10
@@ -154,7 +156,24 @@ def read_rows(path: Path) -> tuple[list[Row], Counter[str]]:
             rows.append(row)
         except Dropped as why:
             dropped[str(why)] += 1
-    return rows, dropped
+    kept = without_contradictions(rows)
+    dropped[f"one server measured with TPOT more than {APART:.0%} apart"] += len(rows) - len(kept)
+    return kept, dropped
+
+
+def without_contradictions(rows: list[Row]) -> list[Row]:
+    """Rows but those whose server was measured again with a very different TPOT: something is not in the columns.
+
+    Mostly DeepSeek on TensorRT-LLM, 1.3 to 2.3 times apart at like TTFT, as with and without speculation.
+    """
+    alike: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+
+    def server(row: Row) -> tuple[Any, ...]:
+        return *row.stratum, row.isl, row.osl, row.concurrency, row.plan.label
+
+    for row in rows:
+        alike[server(row)].append(row.tpot_s)
+    return [row for row in rows if max(alike[server(row)]) <= (1 + APART) * min(alike[server(row)])]
 
 
 def read_row(record: dict[str, Any]) -> Row:

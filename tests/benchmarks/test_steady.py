@@ -1,0 +1,73 @@
+"""The replay of steady states: what a closed loop is, and a few rows of the file where it is installed."""
+
+import numpy as np
+import pytest
+
+from profiles.compile import Compiler
+from profiles.device import load_device
+from profiles.engine import load_engine
+from profiles.huggingface import load_model
+from profiles.plan import EngineSettings, Plan
+from profiles.power import PowerModel
+from profiles.roofline import Roofline
+from profiles.stepcost import PS
+from simulator.engine import simulate
+from tests.benchmarks import steady
+from traces.trace import Trace
+
+SHIPPED = pytest.mark.skipif(steady.sample_file() is None, reason="aiconfigurator-core is not installed")
+
+
+def test_a_request_is_sent_as_another_is_answered() -> None:
+    device = load_device("h100-sxm-80gb")
+    compiler = Compiler(
+        load_model("llama-3.1-8b"), device, Roofline(device),
+        engine=load_engine("vllm-v1"), power=PowerModel(device),
+    )  # fmt: skip
+    plan = Plan(layers_per_stage=(32,), engine=EngineSettings(max_seqs=4))
+    generator = np.random.default_rng(0)
+    trace = Trace(
+        arrival_s=np.zeros(40),
+        prompt_tokens=generator.integers(100, 300, 40),
+        output_tokens=generator.integers(20, 60, 40),
+    )
+    step = compiler.compile(plan, link_tensor=LONE, link_ffn=LONE, max_length=400)
+    found = steady.closed_loop(trace, 4, lambda sent: simulate(sent, step, plan.engine))
+    answered = np.sort(found.finish_ps)
+    assert not found.arrival_ps[:4].any()
+    # Sweeps stop when the means stand still: what is left is below an iteration here and there.
+    np.testing.assert_allclose(found.arrival_ps[4:], answered[:-4] + steady.CLIENT_S * PS, rtol=0.02)
+    running = (found.arrival_ps <= found.arrival_ps[:, None]) & (found.finish_ps > found.arrival_ps[:, None])
+    assert running.sum(axis=1).max() <= 5  # four, and one more where sweeps have not met
+
+
+LONE = steady.homogeneous("h100-sxm-80gb").pools[0].link(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "plan"),
+    [
+        ((64, 1, 8, 8), (8, 1, 1, 8)),
+        ((1, 64, 8, 8), (1, 8, 1, 8)),
+        ((4, 4, 1, 16), (4, 1, 1, 4)),
+        ((8, 1, 8, 1), (8, 1, 8, 1)),
+        ((1, 8, 1, 8), (1, 8, 1, 8)),
+    ],
+)
+def test_widths_of_the_public_database(columns: tuple[int, ...], plan: tuple[int, ...]) -> None:
+    names = ("tp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")
+    record = dict(zip(names, map(float, columns), strict=True)) | {"pp_size": 1}
+    assert steady.widths(record, sparse=True, public=True) == plan
+
+
+@SHIPPED
+def test_rows_of_the_file_are_replayed() -> None:
+    path = steady.sample_file()
+    assert path is not None
+    rows, dropped = steady.read_rows(path)
+    assert len(rows) > 2000 and sum(dropped.values()) + len(rows) == 5221
+    sample = steady.stratified([row for row in rows if row.engine == "vllm" and not row.sparse], 6, 0)
+    results, _ = steady.run(sample, steady.Replays(), 0)
+    assert len(results) == 6
+    assert np.median(np.abs(steady.off(results)[1])) < 0.3
+    assert all(len(line) <= 80 for line in steady.table(results).splitlines())
