@@ -1,6 +1,6 @@
 """Steady state on other machines: the closed-loop runs that ``aiconfigurator-core`` ships, replayed.
 
-    python -m tests.benchmarks.steady [--rows 300] [--seed 0] [--operations engine|vllm|none] [--worst 10] [--json FILE]
+    python -m tests.benchmarks.steady [--rows 300] [--seed 0] [--operations engine|vllm|none]
 
 Data: ``systems/silicon_sample.csv`` in the installed package, read where it is: mean TTFT and TPOT of
 aggregated servers that keep ``silicon_concurrency`` requests going: the n-th is sent when the
