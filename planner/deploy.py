@@ -3,8 +3,9 @@
 Every flag is in the argument list of the version it was checked against (``VERSIONS``): vLLM,
 ``vllm/engine/arg_utils.py`` and ``vllm/entrypoints/common/cli_args.py``; SGLang, ``sglang/srt/arg_groups/fields``
 (``--attn-dp-size`` took the place of ``--dp-size --enable-dp-attention``, which goes after 2026);
-TensorRT-LLM, ``tensorrt_llm/commands/serve.py`` and ``TorchLlmArgs`` of its LLM API reference, whose fields are
-the keys of the file that ``--extra_llm_api_options`` names.
+TensorRT-LLM, ``tensorrt_llm/commands/serve.py`` at commit 00209af of its repository (not the tag itself) and
+``TorchLlmArgs`` of its LLM API reference, whose fields are the keys of the file that ``--extra_llm_api_options``
+names.
 """
 
 import shlex

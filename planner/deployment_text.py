@@ -10,8 +10,9 @@ from typing import Any
 
 from planner import report
 from planner.deploy import shell_line
-from planner.deployment import OPTIONS_FILE, Deployment, EngineDeployment, Process
+from planner.deployment import Deployment, EngineDeployment
 from planner.printable import printable
+from planner.processes import OPTIONS_FILE, Process
 from planner.report import WIDTH, answer_dict
 from profiles.errors import InputError
 
@@ -146,16 +147,16 @@ def write_folder(path: Path, files: dict[str, str]) -> None:
         When ``path`` holds anything, or cannot be written.
     """
     check_folder(path)
-    temporary = None
+    target, temporary = path.resolve(), None
     try:
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         for name, text in files.items():
             file = temporary / name
             file.parent.mkdir(exist_ok=True)
             file.write_text(text)
             file.chmod(0o755 if file.suffix == ".sh" else 0o644)
         temporary.chmod(0o755)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

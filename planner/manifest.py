@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from planner.deploy import VERSIONS, Command, Server
-from planner.deployment import (
+from planner.processes import (
     HTTP_PORT,
     OPTIONS_FILE,
     RENDEZVOUS_PORT,

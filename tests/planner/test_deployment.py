@@ -21,9 +21,10 @@ from cli import main
 from planner import deployment_text
 from planner.deploy import COMMANDS, Server
 from planner.deployable import verdicts
-from planner.deployment import engine_deployment, parts_of
+from planner.deployment import engine_deployment
 from planner.manifest import workload_name
 from planner.placement import place
+from planner.processes import parts_of
 from profiles.device import load_device
 from profiles.errors import InputError
 from profiles.fleet import Pool, homogeneous
@@ -33,7 +34,7 @@ from profiles.plan import EngineSettings, Plan
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "deploy"
-LLAMA, MIXTRAL, SCOUT = (load_model(name) for name in ("llama-3.1-8b", "mixtral-8x7b", "llama-3.1-70b"))
+LLAMA, MIXTRAL, LARGE = (load_model(name) for name in ("llama-3.1-8b", "mixtral-8x7b", "llama-3.1-70b"))
 LONGEST = Longest(prompt=1000, request=2000)
 
 FLAGS = {
@@ -91,7 +92,7 @@ def named_devices(process):
 CASES = {
     "replicas": (LLAMA, Plan(replicas=2, layers_per_stage=(32,), attn_tp=2, ffn_tp=2), "h100", [8]),
     "stages_on_nodes": (
-        SCOUT, Plan(layers_per_stage=(40, 40), attn_tp=8, ffn_tp=8, kv_format="fp8"), "h100", [8, 8],
+        LARGE, Plan(layers_per_stage=(40, 40), attn_tp=8, ffn_tp=8, kv_format="fp8"), "h100", [8, 8],
     ),
     "attention_ranks_on_nodes": (MIXTRAL, Plan(layers_per_stage=(32,), attn_dp=8, ffn_ep=8), "h100", [4, 4]),
     "uneven_nodes": (LLAMA, Plan(layers_per_stage=(11, 11, 10)), "h100", [2, 1]),
@@ -321,3 +322,19 @@ def test_amd_images_and_resources_are_amds():
     assert "rocm" in vllm.image and "rocm" in sglang.image
     assert "amd.com/gpu" in vllm.manifest and "nvidia" not in vllm.manifest
     assert load_device("mi300x").vendor == "AMD"
+
+
+def test_weights_of_a_folder_are_named_so_that_scripts_run_anywhere(tmp_path, monkeypatch):
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2048, "vocab_size": 32000,
+        "num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 8192,
+        "max_position_embeddings": 4096, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    (tmp_path / "own model").mkdir()
+    (tmp_path / "own model" / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    result = run("--model", "own model/config.json", "--plan", "tp=1", "--on", "vLLM", "-o", "out")
+    assert result.exit_code == 0, result.output
+    folder = str(tmp_path / "own model")
+    assert f"vllm serve '{folder}'" in result.stdout and "on every node" in result.stdout
+    assert shlex.quote(folder) in (tmp_path / "out" / "vllm" / "replica-0-node-0.sh").read_text()
