@@ -4,10 +4,10 @@ Defaults are those of the configuration classes of transformers 5.23, tabulated 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from profiles import family_encoder, family_layernorm, family_rms
+from profiles import family_encoder, family_layernorm, family_rms, towers
 from profiles.hfconfig import Config
 from profiles.model import Model
 
@@ -24,6 +24,8 @@ class Family:
         Values of fields that a file may leave out.
     section
         The object of a composite configuration that is planned, ``""`` for the whole.
+    tower
+        Counts the parameters of the tower that ``vision_config``, with ``tower_defaults``, describes.
     left_out
         What the model lacks compared with the checkpoint; part of ``Model.source``.
     """
@@ -31,6 +33,8 @@ class Family:
     build: Callable[[Config], Model]
     defaults: dict[str, Any]
     section: str = ""
+    tower: Callable[[Config, int], int] | None = None
+    tower_defaults: dict[str, Any] = field(default_factory=dict)
     left_out: str = ""
 
 
@@ -38,12 +42,16 @@ def _family(build: Callable[[Config], Model], **defaults: Any) -> Family:
     return Family(build=build, defaults=defaults)
 
 
-def _text_of(family: Family) -> Family:
-    """The text part of a multimodal model."""
+def _text_of(
+    family: Family, tower: Callable[[Config, int], int] | None = None, **tower_defaults: Any
+) -> Family:
+    """The text part of a multimodal model, and the parameters of its tower where they can be counted."""
     return Family(
         build=family.build,
         defaults=family.defaults,
         section="text_config",
+        tower=tower,
+        tower_defaults=tower_defaults,
         left_out="text part, vision left out",
     )
 
@@ -83,6 +91,17 @@ _LLAMA4 = _family(
 )
 _QWEN3 = _family(family_rms.qwen3, **_QWEN, head_dim=128)
 _QWEN3_MOE = _family(family_rms.qwen3_moe, **{**_QWEN, "num_key_value_heads": 4})
+_QWEN3_VL = {
+    "in_channels": 3,
+    "patch_size": 16,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+    "num_position_embeddings": 2304,
+    "deepstack_visual_indexes": [8, 16, 24],
+    "depth": 27,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+}
 _T5 = _family(family_encoder.t5, n_positions=512)
 _CLIP = {
     "image_size": 224,
@@ -120,11 +139,24 @@ ARCHITECTURES: dict[str, Family] = {
     ),
     "Gemma2ForCausalLM": _family(family_rms.gemma2, **_GEMMA2, max_position_embeddings=8192),
     "Gemma3ForCausalLM": _GEMMA3,
-    "Gemma3ForConditionalGeneration": _text_of(_GEMMA3),
+    "Gemma3ForConditionalGeneration": _text_of(
+        _GEMMA3, towers.siglip, num_channels=3, image_size=224, patch_size=16
+    ),
     "GptOssForCausalLM": _family(family_rms.gpt_oss, num_key_value_heads=8, head_dim=64, sliding_window=128),
     "KimiK25ForConditionalGeneration": _text_of(_DEEPSEEK_V3),
     "Llama4ForCausalLM": _LLAMA4,
-    "Llama4ForConditionalGeneration": _text_of(_LLAMA4),
+    "Llama4ForConditionalGeneration": _text_of(
+        _LLAMA4,
+        towers.llama4,
+        num_channels=3,
+        image_size=448,
+        patch_size=14,
+        intermediate_size=5632,
+        num_hidden_layers=34,
+        projector_input_dim=4096,
+        projector_output_dim=4096,
+        vision_output_dim=7680,
+    ),
     "LlamaForCausalLM": _family(family_rms.llama, max_position_embeddings=2048),
     "MiMoForCausalLM": _family(family_rms.qwen2, **_QWEN),
     "MiniMaxM2ForCausalLM": _family(
@@ -140,8 +172,8 @@ ARCHITECTURES: dict[str, Family] = {
     "Qwen2MoeForCausalLM": _family(family_rms.qwen2_moe, **{**_QWEN, "num_key_value_heads": 16}),
     "Qwen3ForCausalLM": _QWEN3,
     "Qwen3MoeForCausalLM": _QWEN3_MOE,
-    "Qwen3VLForConditionalGeneration": _text_of(_QWEN3),
-    "Qwen3VLMoeForConditionalGeneration": _text_of(_QWEN3_MOE),
+    "Qwen3VLForConditionalGeneration": _text_of(_QWEN3, towers.qwen3_vl, **_QWEN3_VL),
+    "Qwen3VLMoeForConditionalGeneration": _text_of(_QWEN3_MOE, towers.qwen3_vl, **_QWEN3_VL),
     "T5ForConditionalGeneration": _T5,
     "T5WithLMHeadModel": _T5,
     "WhisperForConditionalGeneration": _family(

@@ -168,13 +168,18 @@ def _read(path: Path, *, name: str, source: str, checkpoint: str) -> Model:
         model = family.build(part.otherwise(**family.defaults))
     except ValueError as error:  # a law of the dataclasses that no single field decides
         raise InputError(f"{path}: {error}") from None
+    tower, left_out = 0, family.left_out
+    if family.tower and config.has("vision_config"):
+        vision = config.section("vision_config").otherwise(**family.tower_defaults)
+        tower, left_out = family.tower(vision, model.decoder.hidden), "its tower takes memory, no time"
     return replace(
         model,
         name=name,
         checkpoint=checkpoint,
         architecture=architecture,
+        tower_parameters=tower,
         weight_format=weight_format(config, _modelopt(path)),
-        source=f"{source}; {family.left_out}" if family.left_out else source,
+        source=f"{source}; {left_out}" if left_out else source,
     )
 
 

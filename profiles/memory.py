@@ -108,8 +108,8 @@ def head_bytes(model: Model, plan: Plan) -> float:
 def stage_weight_bytes(model: Model, plan: Plan) -> tuple[float, ...]:
     """Weights on one device of each stage.
 
-    Position tables and the encoder sit on the first stage with the embedding, the LM head on the last:
-    a matrix that both share is held once in a single stage and twice in a pipeline.
+    Position tables, the encoder and a tower (never quantized) sit on the first stage with the embedding, the LM
+    head on the last: a matrix that both share is held once in a single stage and twice in a pipeline.
     """
     plain = plain_bytes(plan)
     stages = [
@@ -118,6 +118,7 @@ def stage_weight_bytes(model: Model, plan: Plan) -> tuple[float, ...]:
     ]
     stages[0] += model.decoder.extra_parameters * plain
     stages[0] += ceil_div(model.embedding_parameters, plan.attn_tp) * plain
+    stages[0] += ceil_div(model.tower_parameters, plan.attn_tp) * plain
     if model.encoder:
         stages[0] += stack_weight_bytes(model.encoder, plan)
     stages[-1] += head_bytes(model, plan)

@@ -225,10 +225,12 @@ class Model:
     decoder
         Main stack; for encoder-only models the encoder itself (its attention is not causal).
     encoder
-        Of encoder-decoder models, and vision or audio towers; runs once per request.
+        Of encoder-decoder models; runs once per request.
     encoder_tokens
         Tokens that the encoder sees when that number is fixed (Whisper large-v3 1500, CLIP ViT-L/14 257), 0
         when the prompt decides.
+    tower_parameters
+        Vision tower and projector of a multimodal model (``profiles.towers``): loaded, not run for text.
     vocab
         Rows of the embedding and of the LM head, 0 where there is none.
     tied
@@ -251,6 +253,7 @@ class Model:
     decoder: Stack
     encoder: Stack | None = None
     encoder_tokens: int = 0
+    tower_parameters: int = 0
     vocab: int
     tied: bool
     lm_head: bool = True
@@ -282,12 +285,12 @@ class Model:
         return 0 if self.tied or not self.lm_head else self.vocab * self.decoder.hidden
 
     def parameters(self) -> int:
-        """All parameters, embedding, norms and LM head included."""
-        encoder = self.encoder.parameters() if self.encoder else 0
-        return self.decoder.parameters() + encoder + self.embedding_parameters + self.lm_head_parameters
+        """All parameters, embedding, norms, LM head and tower included."""
+        stacks = self.decoder.parameters() + (self.encoder.parameters() if self.encoder else 0)
+        return stacks + self.embedding_parameters + self.lm_head_parameters + self.tower_parameters
 
     def active_parameters(self) -> int:
-        """Parameters that one token passes through: of routed experts only ``top_k``."""
+        """Parameters that one token of text passes through: of routed experts only ``top_k``."""
         encoder = self.encoder.active_parameters() if self.encoder else 0
         return (
             self.decoder.active_parameters() + encoder + self.embedding_parameters + self.lm_head_parameters

@@ -196,3 +196,15 @@ def test_what_is_reserved_for_encoder_inputs_is_cache_not_weights():
     own = 100 * 16 * memory.kv_bytes_per_token(WHISPER, plan)[0]
     assert held.kv_bytes == pytest.approx(own + memory.cross_kv_bytes(WHISPER, plan)[0])
     assert memory.cross_kv_bytes(WHISPER, plan)[0] > 0
+
+
+def test_a_tower_is_on_the_first_stage_alone_cut_by_tensor_parallelism_and_not_quantized():
+    tower = replace(LLAMA_8B, tower_parameters=1_000_000)
+    for plan in (
+        Plan(layers_per_stage=(16, 16), attn_tp=2, ffn_tp=2),
+        Plan(layers_per_stage=(16, 16), weight_format="int4"),
+    ):
+        less, more = (memory.stage_weight_bytes(model, plan) for model in (LLAMA_8B, tower))
+        assert more[0] - less[0] == pytest.approx(2 * 1_000_000 / plan.attn_tp) and more[1] == less[1]
+    assert tower.parameters() == LLAMA_8B.parameters() + 1_000_000
+    assert tower.active_parameters() == LLAMA_8B.active_parameters()
