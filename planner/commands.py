@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.errors import NoFeasiblePlan
 from planner.printable import printable
 from planner.question import (
     Question,
@@ -55,16 +56,19 @@ def optimize(options: Options, *, progress: Progress) -> Reply:
     _check_html(options)
     started = time.monotonic()
     question = _question(options, progress)
-    answer = pipeline.optimize(
-        question,
-        max_simulations=options["max_simulations"],
-        time_limit_s=options["time_limit"],
-        everything=options["exhaustive"],
-        workers=options["workers"] or os.cpu_count() or 1,
-        tables=options["tables"],
-        silicon=not options["no_silicon"],
-        progress=progress,
-    )
+    try:
+        answer = pipeline.optimize(
+            question,
+            max_simulations=options["max_simulations"],
+            time_limit_s=options["time_limit"],
+            everything=options["exhaustive"],
+            workers=options["workers"] or os.cpu_count() or 1,
+            tables=options["tables"],
+            silicon=not options["no_silicon"],
+            progress=progress,
+        )
+    except NoFeasiblePlan as error:
+        return _no_plan(error, options, progress)
     if options["html"]:
         from planner.html import records_of_best
 
@@ -75,6 +79,20 @@ def optimize(options: Options, *, progress: Progress) -> Reply:
         _write_html(options["html"], answer, question, records)
     progress(f"done in {time.monotonic() - started:.1f} s")
     return _reply(answer, options, top=None if options["list_all"] else options["top"])
+
+
+def _no_plan(error: NoFeasiblePlan, options: Options, progress: Progress) -> Reply:
+    """The one line of any error; for programs besides, on stdout, what clashes and what would do."""
+    from planner import report
+    from traces.write import write_whole
+
+    text = json.dumps(report.none_dict(error), indent=2)
+    if options["output"]:
+        write_whole(options["output"], (text + "\n").encode())
+    if not options["as_json"]:
+        raise error
+    progress(f"Error: {error}")
+    return Reply(text=text, exit_code=error.exit_code)
 
 
 def _limits(options: Options) -> dict[str, Any]:

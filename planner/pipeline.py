@@ -5,7 +5,7 @@ One small function per step of the design; nothing here prints. ``optimize`` ans
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from planner.objective import OBJECTIVES, Objective
 from planner.placement import Placement, place
 from planner.question import Question, Slo
 from planner.ranking import PlanResult, SloResult, rank, rivals
+from planner.reach import Shortfall, shortfall
 from planner.shares import TraceStats
 from planner.space import plans_of
 from planner.store import Store, array_bytes, content, space_content, trace_content
@@ -45,7 +46,8 @@ _BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What was asked and found. ``results``: simulated plans in rank order; ``searched``: whether they
-    are the best of a space (then the certificate says of what), or one plan that was named."""
+    are the best of a space (then the certificate says of what), or one plan that was named; ``shortfall``: how
+    near plans get where a space has none that meets every SLO."""
 
     headline: str
     question: dict[str, object]
@@ -57,6 +59,7 @@ class Answer:
     profile_text: str
     notes: list[str]
     searched: bool = True
+    shortfall: Shortfall | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,12 +253,16 @@ class Evaluator:
         )
         return self.objective.score(value), result.acceptable, result
 
-    def reach(self, slo: Slo, candidates: list[Candidate]) -> str:
-        """How near to an SLO any scheduler of any plan can get, in words."""
-        name = bound_name(slo)
-        assert name is not None
-        best = min(self.bound(candidate, name).value for candidate in candidates)
-        return f"{slo.text}: no plan gets below {best * 1e3:.3g} ms"
+    def lowest(self, candidates: Sequence[Candidate]) -> list[tuple[float, Candidate] | None]:
+        """For each SLO what no scheduler of any plan gets below, and whose bound that is; None without a bound."""
+        best: list[tuple[float, Candidate] | None] = [None for _ in self.question.slos]
+        for candidate in candidates:  # the bounds of one plan share most of their work
+            for i, slo in enumerate(self.question.slos):
+                if name := bound_name(slo):
+                    value = self.bound(candidate, name).value
+                    if (known := best[i]) is None or value < known[0]:
+                        best[i] = value, candidate
+        return best
 
     def _price_usd(self, pool: int) -> float | None:
         """Of a device and hour."""
@@ -406,15 +413,28 @@ def optimize(
     )
     if not verified and certificate.excluded_by_slo < certificate.feasible:
         raise NoPlanInTime("the limit ran out before the first plan was simulated")
-    if not verified:  # every plan is hopeless: simulate the one with the best bound to show how near it gets
-        best = min(bounded, key=lambda b: b.bound)
-        results = [evaluator.simulated(best.item)[2]]
-        certificate = replace(certificate, simulated=1, excluded_by_slo=certificate.excluded_by_slo - 1)
-        notes.append("no plan can meet the SLOs, whatever its scheduler; shown: the plan with the best bound")
-        notes += [evaluator.reach(slo, candidates) for slo in question.slos if bound_name(slo)]
-    else:
-        results = rank([v.result for v in verified], evaluator.objective)
-    return answer_of(question, evaluator, results, certificate, notes)
+    results = [v.result for v in verified]
+    missed = None
+    if not any(r.acceptable for r in results) and question.slos:
+        progress("no plan meets the SLOs; looking for how near they get")
+        lowest = evaluator.lowest(candidates)
+        if not certificate.unexamined:
+            seen = {v.item for v in verified}
+            best = [] if verified else [min(bounded, key=lambda b: b.bound).item]
+            best += [entry[1] for entry in lowest if entry]
+            more = [candidate for candidate in dict.fromkeys(best) if candidate not in seen]
+            results += [evaluator.simulated(candidate)[2] for candidate in more]
+            certificate = replace(
+                certificate,
+                simulated=certificate.simulated + len(more),
+                excluded_by_slo=certificate.excluded_by_slo - len(more),
+            )
+        results = rank(results, evaluator.objective)
+        missed = shortfall(question, results, [entry and entry[0] for entry in lowest])
+    if not verified:
+        notes.append("no plan can meet the SLOs, whatever its scheduler; shown: plans with the best bounds")
+    answer = answer_of(question, evaluator, rank(results, evaluator.objective), certificate, notes)
+    return replace(answer, shortfall=missed)
 
 
 def simulate_plan(

@@ -57,14 +57,20 @@ class PlanResult:
         """Every request is served and every SLO met."""
         return self.meets_slos and not self.metrics["rejected"]
 
+    @property
+    def miss(self) -> tuple[float, float]:
+        """How far it is from acceptable: requests rejected, then the worst ratio of an SLO to its limit."""
+        return self.metrics["rejected"] or 0.0, max((s.value / s.limit for s in self.slos), default=0.0)
+
 
 def rank(results: Sequence[PlanResult], objective: Objective) -> list[PlanResult]:
     """Plans that serve every request and meet every SLO first, then by objective; ties go to fewer devices,
-    then to the name."""
+    then to the name. Where no plan does, the nearest to it comes first."""
+    none = not any(r.acceptable for r in results)
     return sorted(
         results,
         key=lambda r: (
-            not r.acceptable,
+            r.miss if none else (float(not r.acceptable), 0.0),
             objective.score(r.value),
             r.plan.devices,
             r.plan.label,

@@ -15,7 +15,9 @@ from profiles.plan import Plan
 from profiles.stepcost import PS
 
 if TYPE_CHECKING:
+    from planner.errors import NoFeasiblePlan
     from planner.pipeline import Answer
+    from planner.reach import Shortfall
     from simulator.outcome import Outcome
 
 WIDTH = 80
@@ -89,7 +91,7 @@ def answer_dict(answer: "Answer") -> dict[str, Any]:
     """The whole answer, as in the published schema."""
     certificate = answer.certificate
     objective = answer.objective
-    return {
+    document = {
         "schema": "zenith-answer-1",
         "question": answer.question,
         "objective": {"name": objective.name, "metric": objective.metric, "unit": objective.unit},
@@ -107,6 +109,21 @@ def answer_dict(answer: "Answer") -> dict[str, Any]:
         "launch": [{"engine": e, "command": c, "notes": n} for e, c, n in answer.launch],
         "notes": answer.notes,
     }
+    if answer.shortfall:
+        slos = [
+            {"slo": r.text, "value_s": r.value_s, "plan": r.plan, "bound_s": r.bound_s}
+            for r in answer.shortfall.slos
+        ]
+        relaxations = list(answer.shortfall.relaxations)
+        document["infeasible"] = {"core": [], "slos": slos, "relaxations": relaxations}
+    return document
+
+
+def none_dict(error: "NoFeasiblePlan") -> dict[str, Any]:
+    """What is said where constraints leave no plan, as in the published schema."""
+    core = [{"constraint": c.constraint, "words": c.words, "pool": c.pool} for c in error.core]
+    infeasible = {"core": core, "slos": [], "relaxations": list(error.relaxations)}
+    return {"schema": "zenith-answer-1", "infeasible": infeasible}
 
 
 def to_csv(answer: "Answer") -> str:
@@ -284,6 +301,8 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
         yield name, values
     for slo in best.slos:
         yield "SLO", f"{slo.text}: {quantity(slo.value, 's')}, {'met' if slo.met else 'NOT met'}"
+    if answer.shortfall:
+        yield from _shortfall_rows(answer.shortfall)
     share = split_latency(best)
     yield "latency is", ", ".join(f"{k} {v}%" for k, v in percentages(share).items())
     busy = sum(best.breakdown_s.values()) or 1.0
@@ -319,6 +338,15 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
         yield "runs on", ", ".join(best.deployable) or f"no engine today ({engine} shown)"
     shares = ", ".join(f"{share}% {name}" for name, share in percentages(best.provenance).items() if share)
     yield "profile", f"{shares or 'nothing'} (share of predicted time); {answer.profile_text}"
+
+
+def _shortfall_rows(found: "Shortfall") -> Iterator[tuple[str, str]]:
+    for reach in found.slos:
+        bound = "no bound known" if reach.bound_s is None else f"no plan below {quantity(reach.bound_s, 's')}"
+        best = quantity(math.inf if reach.value_s is None else reach.value_s, "s")
+        yield "within reach", f"{reach.text}: {best} simulated ({reach.plan}); {bound}"
+    for words in found.relaxations:
+        yield "would do", words
 
 
 def percentages(parts: dict[str, float]) -> dict[str, int]:

@@ -111,8 +111,9 @@ def test_a_search_cut_short_says_how_far_the_answer_may_be_from_the_best():
 
 def test_an_slo_out_of_reach_is_proven_without_simulating_every_plan():
     answer = optimize(question(slos=(parse_slo("ttft_p50<=1us"),)), silicon=False)
-    assert answer.certificate.simulated == len(answer.results) == 1  # the nearest plan is shown all the same
-    assert answer.certificate.excluded_by_slo == answer.certificate.feasible - 1
+    simulated = answer.certificate.simulated  # plans with the best bounds are shown all the same
+    assert simulated == len(answer.results) <= 2
+    assert answer.certificate.excluded_by_slo == answer.certificate.feasible - simulated
     assert not answer.results[0].meets_slos
 
 
