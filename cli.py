@@ -30,6 +30,7 @@ class Output(click.Path):
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+SEED = click.IntRange(0, 2**31 - 1)  # as wide as CP-SAT takes
 OUTPUT = Output(dir_okay=False, path_type=Path)
 
 
@@ -105,7 +106,8 @@ def question_options(command: F) -> F:
         click.option("--queue", type=click.Choice(["fcfs", "sjf"]), default="fcfs", help="Queue order."),
         click.option("--routing", type=click.Choice(["round-robin", "least-outstanding"]),
                      default="round-robin", help="Of requests to replicas."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of every random choice."),
+        click.option("--cross-node-tensor", is_flag=True, help="Tensor and expert groups may span nodes."),
+        click.option("--seed", type=SEED, default=0, help="Seed of every random choice."),
         click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON."),
         click.option("--csv", "as_csv", is_flag=True, help="Print the plans as CSV."),
         click.option("-o", "--output", type=OUTPUT, help="Write the JSON to this file as well."),
@@ -134,12 +136,11 @@ def search_options(command: F) -> F:
         click.option("--deployable-on", multiple=True, help="Only plans that this engine runs; may be repeated.",
                      type=click.Choice(["vLLM", "SGLang", "TensorRT-LLM"], case_sensitive=False)),
         click.option("--use-all-devices", is_flag=True, help="Every device, instead of at most all."),
-        click.option("--cross-node-tensor", is_flag=True, help="Tensor and expert groups may span nodes."),
         click.option("--max-simulations", type=click.IntRange(min=1),
                      help="Stop after so many; the gap is then stated."),
         click.option("--time-limit", type=click.FloatRange(0, min_open=True),
                      help="Seconds of simulation; the gap is then stated."),
-        click.option("--workers", type=click.IntRange(min=1),
+        click.option("--workers", type=click.IntRange(1, 256),
                      help="Threads that simulate. Default: the cores."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -363,7 +364,7 @@ def run_options(command: F) -> F:
                      help="Instead of what the runs say."),
         click.option("--tables", type=FOLDER, help="Operation tables, instead of a run's own."),
         click.option("--no-silicon", is_flag=True, help="Do not use the tables of aiconfigurator-core."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, help="Of arrivals a file does not have."),
+        click.option("--seed", type=SEED, default=0, help="Of arrivals a file does not have."),
         click.option("--json", "as_json", is_flag=True, help="Print as JSON."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -479,7 +480,7 @@ def convert(file: Path, output: Path, skip_bad_rows: bool) -> None:
     )
 )
 @click.argument("output", type=OUTPUT)
-@click.option("--requests", type=click.IntRange(min=1), default=1000, help="How many.")
+@click.option("--requests", type=click.IntRange(1, 100_000_000), default=1000, help="How many.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), default=1.0, help="Requests per second.")
 @click.option(
     "--arrivals",
@@ -493,7 +494,7 @@ def convert(file: Path, output: Path, skip_bad_rows: bool) -> None:
 @click.option("--output-mean", type=click.FloatRange(1), default=128.0, help="Tokens.")
 @click.option("--output-sd", type=click.FloatRange(0), default=0.0, help="Tokens; 0 makes them all alike.")
 @click.option("--lengths-of", type=FILE, help="Draw lengths from this trace instead.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of every random choice.")
+@click.option("--seed", type=SEED, default=0, help="Of every random choice.")
 def synth(output: Path, **options: Any) -> None:
     """Make a trace: Poisson or bursty arrivals, log-normal, fixed or borrowed lengths."""
     from planner import commands

@@ -347,8 +347,10 @@ def _formats(text: str) -> dict[str, tuple[str, ...]]:
     chosen = {}
     for part in text.split(","):
         name, equals, values = part.partition("=")
-        if name.strip() not in fields or not equals:
+        if name.strip() not in fields:
             raise InputError(f"--formats {part!r}: expected NAME=A|B, {nearest(name.strip(), fields)}")
+        if not equals:
+            raise InputError(f"--formats {part!r}: expected NAME=A|B, as in {name.strip()}=bf16|fp8")
         words = {"fp16": "bf16", "half": "bf16"}
         chosen[fields[name.strip()]] = tuple(
             words.get(value.strip(), value.strip()) for value in values.split("|")
@@ -459,12 +461,12 @@ def _engine(options: Options) -> str | None:
     from profiles.engine import load_engine
 
     name, file = options["engine"], options.get("profile")
-    if file and name:
+    if file and name is not None:
         raise InputError("--profile says what --engine would: give one of them")
     if file and file.suffix not in (".yaml", ".yml"):
         raise InputError(f"--profile {file}: expected a file that ends in .yaml, from zenith calibrate")
     name = str(file) if file else name
-    if name:
+    if name is not None:
         load_engine(name)
     return name
 

@@ -56,6 +56,7 @@ class Server:
 
 
 _WITHOUT_BF16 = ("v100",)
+_VLLM_BLOCKS = (1, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +108,17 @@ def vllm_command(server: Server) -> Command:
         words += ["--data-parallel-size", str(plan.attn_dp)]
     if plan.ffn_ep > 1:
         words += ["--enable-expert-parallel"]
-    words += ["--max-num-seqs", str(engine.max_seqs * plan.stages)]  # of all micro-batches
+    sequences = engine.max_seqs * plan.stages  # of all micro-batches
+    if sequences > engine.token_budget:  # vLLM refuses to start: SchedulerConfig.verify_max_model_len
+        notes.append(
+            f"{sequences} sequences are simulated in flight, vLLM takes no more than --max-num-batched-tokens"
+        )
+    words += ["--max-num-seqs", str(min(sequences, engine.token_budget))]
     words += ["--max-num-batched-tokens", str(engine.token_budget)]
     words += ["--gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}"]
     words += ["--block-size", str(engine.block_size)]
+    if engine.block_size not in _VLLM_BLOCKS:
+        notes.append(f"vLLM has KV blocks of {', '.join(map(str, _VLLM_BLOCKS))} tokens")
     words += _given(("--max-model-len", server.context), ("--dtype", server.dtype))
     if plan.kv_format != "bf16":
         if plan.kv_format in _VLLM_KV:
@@ -268,5 +276,7 @@ def _beyond_flags(server: Server, name: str) -> list[str]:
     if engine.preemption != "recompute":
         notes.append(f"{name} recomputes what it preempts, it does not {engine.preemption}")
     if plan.clock_mhz:
-        notes.append(f"lock the clock first: nvidia-smi --lock-gpu-clocks={plan.clock_mhz}")
+        amd = server.device.vendor == "AMD"
+        lock = "rocm-smi --setperfdeterminism " if amd else "nvidia-smi --lock-gpu-clocks="
+        notes.append(f"lock the clock first: {lock}{plan.clock_mhz}")
     return notes

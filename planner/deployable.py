@@ -73,6 +73,14 @@ _FORMATS["SGLang"] = _FORMATS["vLLM"] | {("int4", "int8"), ("int4", "fp8")}
 _WITHOUT = {"SGLang": ("v100",), "TensorRT-LLM": ("v100", "mi")}
 """Devices, by how their name begins, that an engine does not run on."""
 
+_NOT_IN_FP16 = ("Gemma2", "Gemma3", "GptOss")
+"""Architectures whose activations overflow fp16 (vLLM refuses it for Gemma), or whose MXFP4 kernels need
+Ampere (gpt-oss)."""
+
+_BLACKWELL = ("b200", "gb200", "rtx-pro-6000")
+"""Compute capability 10 and up: "INT8 computation is not supported" (vLLM, ``features/quantization/int8``);
+SGLang's int8 kernels end at Hopper."""
+
 MIXED = {"vllm-v1", "sarathi"}
 POLICIES = {
     "vLLM": MIXED,
@@ -113,7 +121,9 @@ def verdicts(plan: Plan, model: Model, device: Device) -> dict[str, tuple[bool, 
     verdict = {}
     for engine in ENGINES:
         reason = (
-            _common(engine, plan, model) or _hardware(engine, plan, device) or _layout(engine, plan, model)
+            _common(engine, plan, model)
+            or _hardware(engine, plan, model, device)
+            or _layout(engine, plan, model)
         )
         verdict[engine] = (not reason, reason or flags[engine](plan))
     return verdict
@@ -136,7 +146,7 @@ def _common(engine: str, plan: Plan, model: Model) -> str:
     return ""
 
 
-def _hardware(engine: str, plan: Plan, device: Device) -> str:
+def _hardware(engine: str, plan: Plan, model: Model, device: Device) -> str:
     if device.name.startswith(_WITHOUT.get(engine, ())):
         return f"{engine} does not run on {device.name}"
     for name in ("fp8", "int8"):
@@ -144,6 +154,10 @@ def _hardware(engine: str, plan: Plan, device: Device) -> str:
             return f"{device.name} does not multiply in {name}"
     if device.name.startswith("v100") and "fp8" in (plan.weight_format, plan.kv_format):
         return f"{engine} has no fp8 kernels for {device.name}"
+    if device.name.startswith("v100") and model.architecture.startswith(_NOT_IN_FP16):
+        return f"{engine} does not run {model.architecture} in fp16, and {device.name} has no bf16"
+    if device.name.startswith(_BLACKWELL) and plan.activation_format == "int8":
+        return f"{engine} has no int8 kernels for {device.name}"
     if (plan.weight_format, plan.activation_format) == ("fp8", "bf16") and "fp8" in device.dense_flops:
         return f"{engine} multiplies fp8 weights with fp8 activations on {device.name}"
     return ""

@@ -522,10 +522,9 @@ def answer_of(
         notes = [*notes, f"{lost:.0f} requests cannot be served (zenith simulate --requests says why)"]
     if results and (served := results[0].metrics["requests_per_s"]) and trace.rate_per_s:
         late_s = (results[0].metrics["makespan_s"] or 0.0) - trace.duration_s
-        if (
-            late_s > 0.1 * trace.duration_s
-            and results[0].wait_s > (results[0].metrics["ttft_mean_s"] or 0.0) / 2
-        ):
+        wait_s, m = results[0].wait_s, results[0].metrics
+        late = late_s > 0.1 * trace.duration_s and wait_s > (m["ttft_mean_s"] or 0.0) / 2
+        if late or wait_s > (m["e2e_mean_s"] or 0.0) / 2:
             notes = [
                 *notes,
                 f"overloaded: {trace.rate_per_s:.3g} requests/s arrive, {served:.3g} are served; requests wait, and "

@@ -162,7 +162,7 @@ def plans_of(question: Question, pool: "Pool", limits: Limits | None = None) -> 
         The limit ran out before the space was enumerated.
     """
     limits = limits or Limits(seed=question.seed)
-    choices, clocks = settings(question, pool.device), _clocks(question)
+    choices, clocks = settings(question, pool.device), _clocks(question, pool)
     if not choices:
         raise _none(question, pool, None, ("settings",), limits)
     instance = build_instance(question, pool)
@@ -191,15 +191,17 @@ def possible(
     asked = None if families is None else list(families)
     if not settings(question, pool.device):
         return asked is not None and "settings" not in asked
-    if not _clocks(question) and (asked is None or "clocks" in asked):
+    if not _clocks(question, pool) and (asked is None or "clocks" in asked):
         return False
     formulation = PlansCpSat(build_instance(question, pool))
     return formulation.feasible(limits or Limits(seed=question.seed), asked).has_solution
 
 
-def _clocks(question: Question) -> list[int]:
+def _clocks(question: Question, pool: "Pool") -> list[int]:
+    """Those to try, each once: 0 is the highest."""
     forbidden = [value for axis, value in question.forbid if axis == "clock"]
-    return [int(str(clock)) for clock in question.options("clock") if clock not in forbidden]
+    allowed = [int(str(clock)) for clock in question.options("clock") if clock not in forbidden]
+    return list(dict.fromkeys(0 if clock == pool.device.max_clock_mhz else clock for clock in allowed))
 
 
 def _none(

@@ -55,6 +55,7 @@ def test_layouts(model, widths, engines):
         (("fp8", "bf16", "bf16"), load_device("v100-sxm-32gb"), set()),
         (("bf16", "bf16", "fp8"), load_device("v100-sxm-32gb"), set()),
         (("bf16", "bf16", "bf16"), load_device("mi300x"), {"vLLM", "SGLang"}),
+        (("int8", "int8", "bf16"), load_device("b200"), set()),
     ],
 )
 def test_formats_and_devices(formats, device, engines):
@@ -168,3 +169,27 @@ def test_devices_without_bf16_compute_in_half():
     plan = Plan(layers_per_stage=(32,))
     assert flag(commands(plan, device=load_device("v100-sxm-32gb"))["vLLM"][0], "--dtype") == "half"
     assert flag(commands(plan)["vLLM"][0], "--dtype") is None
+
+
+def test_models_that_overflow_fp16_do_not_run_where_there_is_no_bf16():
+    v100 = load_device("v100-sxm-32gb")
+    for name in ("gemma-2-9b", "gemma-3-4b", "gpt-oss-20b"):
+        model = load_model(name)
+        plan = Plan(layers_per_stage=(len(model.decoder.layers),), weight_format=model.weight_format)
+        assert "vLLM" not in deployable(plan, model, v100) and "vLLM" in deployable(plan, model, A100)
+
+
+def test_vllm_takes_no_more_sequences_than_tokens():
+    deep = Plan(layers_per_stage=(2,) * 16, engine=EngineSettings(token_budget=2048))
+    command, notes = commands(deep)["vLLM"]
+    assert flag(command, "--max-num-seqs") == "2048" and any("4096 sequences" in note for note in notes)
+    command, notes = commands(Plan(layers_per_stage=(16, 16)))["vLLM"]
+    assert flag(command, "--max-num-seqs") == "512" and not any("sequences" in note for note in notes)
+
+
+def test_what_an_engine_or_a_vendor_does_otherwise_is_said():
+    odd = Plan(layers_per_stage=(32,), clock_mhz=1200, engine=EngineSettings(block_size=24))
+    assert any("KV blocks of 1, 8, 16" in note for note in commands(odd)["vLLM"][1])
+    assert any("nvidia-smi" in note for note in commands(odd)["vLLM"][1])
+    amd = commands(odd, device=load_device("mi300x"))["vLLM"][1]
+    assert any("rocm-smi" in note for note in amd) and not any("nvidia" in note for note in amd)

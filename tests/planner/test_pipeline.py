@@ -58,7 +58,7 @@ def test_a_clock_that_the_device_does_not_have_is_refused(clock):
 def test_the_watermark_of_the_question_is_that_of_its_plans():
     asked = Question(model=load_model("gpt2"), fleet=homogeneous("l4", gpus=1), trace=TRACE, watermark=0.25)
     assert asked.settings().watermark == 0.25
-    with pytest.raises(InputError, match="watermark in"):
+    with pytest.raises(InputError, match="watermark must be in"):
         Question(model=load_model("gpt2"), fleet=homogeneous("l4", gpus=1), trace=TRACE, watermark=1.0)
 
 
@@ -90,3 +90,11 @@ def test_an_answer_says_which_plans_predictions_cannot_tell_from_the_best(monkey
     assert not any(
         "measured servers" in note for note in optimize(asked, silicon=False, everything=True).notes
     )
+
+
+def test_a_clock_is_searched_once_under_either_name():
+    asked = Question(
+        model=load_model("gpt2"), fleet=homogeneous("h100", gpus=1), trace=TRACE, clocks=(1980, 0, 990)
+    )
+    assert {c.plan.clock_mhz for c in candidates_of(asked)} == {0, 990}
+    assert len(candidates_of(asked)) == 2 * len(candidates_of(dataclasses.replace(asked, clocks=(0,))))
