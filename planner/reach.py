@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 
 from planner.axes import axis_of
 from planner.question import Question
@@ -114,7 +114,7 @@ def loosened(slo: Slo, value_s: float) -> str:
     unit, scale = ("ms", 3) if value_s < 1 else ("s", 0)
     exact = Decimal(value_s).scaleb(scale)
     step = Decimal(1).scaleb(exact.adjusted() - 1)
-    limit = (exact / step).to_integral_value(rounding=ROUND_CEILING) * step
+    limit = exact // step * step
     while True:
         text = f"{slo.key[:-2]}<={limit:f}{unit}"
         if value_s <= parse_slo(text).limit_s:

@@ -5,7 +5,7 @@ A change is tried where a member of the core says that it may help:
 ==========================  ============================================================
 change                      where the core has
 ==========================  ============================================================
-drop a rule of the user     that rule, or anything that a rule on settings may decide
+drop a rule of the user     that rule
 --cross-node-tensor         ``groups``, ``nodes``
 without --use-all-devices   ``devices``
 --no-deployable             ``deployable``
@@ -23,11 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from planner.axes import WIDTHS
 from planner.errors import NoFeasiblePlan
 from planner.question import Question
 from planner.reasons import rule_of
-from planner.rules import flag_of, rules_of, without
+from planner.rules import flag_of, without
 from planner.space import possible
 from profiles.errors import InputError
 from profiles.fleet import MOST_DEVICES, Pool
@@ -93,10 +92,8 @@ def _verified(changes: Iterable[Change]) -> Iterator[str]:
 
 
 def _without_rules(question: Question, pool: Pool, core: Sequence[str]) -> Iterator[Change]:
-    """Rules of the core, then those on settings: their absence may let in a narrower plan."""
-    named = [rule for name in core if (rule := rule_of(question, name))]
-    others = [rule for rule in rules_of(question) if rule not in named and rule[1] not in WIDTHS]
-    for rule in named + others:
+    """Rules of the core: a rule that alone keeps plans out is in every core."""
+    for rule in [rule for name in core if (rule := rule_of(question, name))]:
         try:
             yield f"drop {flag_of(rule)}", without(question, rule), pool
         except InputError:  # what is left contradicts itself

@@ -125,6 +125,42 @@ def test_a_core_clashes_and_none_of_it_can_be_left_out(question):
         assert of_core(question, pool, [name for name in core if name != member]), (core, member)
     for clash in error.core:
         assert clash.words in str(error) and clash.pool == pool.name
+        assert lacks_memory(clash.words)
+
+
+def lacks_memory(words):
+    """What the words of a clash say of memory, if anything, is that it does not do."""
+    if total := re.match(r"weights of ([0-9.]+) GiB in \w+ exceed (\d+) x ([0-9.]+) GiB usable", words):
+        need, devices, usable = map(float, total.groups())
+        return need >= devices * usable
+    if fullest := re.search(r"needs ([0-9.]+) GiB per device .* of ([0-9.]+) GiB usable", words):
+        return float(fullest[1]) >= float(fullest[2])
+    return "GiB" not in words
+
+
+def test_memory_lacks_in_what_the_rest_of_the_core_allows():
+    """Two devices a replica do, but not three times on nodes of three."""
+    error = refused(ask(fix={"dp": 3}, forbid=parse_pairs("pp=2"), pool=pool_of(3, 3)))
+    assert {clash.constraint for clash in error.core} == {"fix dp=3", "forbid pp=2", "nodes", "memory"}
+    assert "weights of 131.4 GiB in bf16 exceed 1 x" in str(error)
+
+
+def test_of_two_rules_either_of_which_keeps_a_format_out_one_is_named():
+    formats = {"weight_formats": ("bf16", "fp8"), "pool": pool_of(1)}
+    error = refused(ask(fix={"weights": "bf16"}, forbid=parse_pairs("weights=fp8"), **formats))
+    assert [clash.constraint for clash in error.core] == ["forbid weights=fp8", "memory"]
+    assert list(error.relaxations) == ["2 such devices"]
+
+
+def test_a_value_that_was_fixed_is_still_searched_when_a_core_is_shrunk():
+    """The budget searched otherwise fits nowhere: were it taken for the fixed one, dp=2 would look needless."""
+    question = ask(fix={"dp": 2, "budget": 2048}, token_budgets=(400_000,), pool=pool_of(2))
+    (pool,) = question.fleet.pools
+    assert not possible(without(question, ("fix", "budget", 2048)), pool)
+    core = [clash.constraint for clash in refused(question).core]
+    assert core == ["fix dp=2", "memory"]
+    assert not of_core(question, pool, core)
+    assert of_core(question, pool, ["memory"]) and of_core(question, pool, ["fix dp=2"])
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
@@ -174,6 +210,8 @@ def test_every_relaxation_leaves_a_plan(question):
           "a longest request of at most 600000 tokens (1 of 1 is longer)"]),
         ({"fix": {"layers": (79, 1), "weights": "bf16"}}, (2,), ["drop --fix layers=79/1", "4 such devices"]),
         ({}, (0,), ["2 such devices"]),
+        ({"forbid": parse_pairs("pp=2,pp=3,tp=2")}, (3,),
+         ["drop --forbid pp=2", "drop --forbid pp=3", "fp8 weights", "4 such devices"]),
     ],
 )  # fmt: skip
 def test_what_would_do(changes, free, found):
