@@ -146,7 +146,7 @@ def _narrower(
 
 
 def _more_devices(question: Question, pool: Pool, core: Sequence[str]) -> Iterator[Change]:
-    """The fewest that do: doubled until there is a plan, then bisected."""
+    """The fewest that do, to a sixteenth: doubled until there is a plan, then bisected."""
     families = {name for name in core if rule_of(question, name) is None}
     if families and families.isdisjoint({"memory", "devices", "nodes", "groups"}):
         return
@@ -155,7 +155,7 @@ def _more_devices(question: Question, pool: Pool, core: Sequence[str]) -> Iterat
         few, many = many, 2 * many
         if many > min(_GROWTH * max(pool.devices, 1), MOST_DEVICES):
             return
-    while many - few > 1:
+    while many - few > max(1, many // 16):
         middle = (few + many) // 2
         if possible(question, grown(pool, middle)):
             many = middle
