@@ -101,7 +101,7 @@ def read_format(word: str) -> str:
 def _read(axis: str, word: str) -> AxisValue:
     if axis == "layers":
         parts = word.split("/")
-        if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        if not all(part.isdecimal() and len(part) < 10 and int(part) >= 1 for part in parts):
             raise InputError(f"layers={word}: expected layers of each stage, as in layers=27/27/26.")
         return tuple(int(part) for part in parts)
     if axis in FORMAT_AXES:
@@ -111,8 +111,8 @@ def _read(axis: str, word: str) -> AxisValue:
             raise InputError(f"{axis}={word}: unknown, {nearest(word, _WORDS[axis])}.")
         return word
     least = 0 if axis == "clock" else 1
-    if not word.isascii() or not word.isdecimal() or int(word) < least:
-        raise InputError(f"{axis}={word}: expected a whole number, at least {least}.")
+    if not word.isascii() or not word.isdecimal() or len(word) > 9 or int(word) < least:
+        raise InputError(f"{axis}={word}: expected a whole number, at least {least}, of at most nine digits.")
     return int(word)
 
 

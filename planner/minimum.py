@@ -126,7 +126,7 @@ def minimum(
         )
         found, own = verify(tier, evaluator.simulated, workers=workers)
         results = rank([v.result for v in found], evaluator.objective)
-        answer = answer_of(asked, evaluator, results, own, notes)
+        answer = replace(answer_of(asked, evaluator, results, own, notes), among="those")
     return Minimum(
         quantity=quantity,
         least=least,

@@ -46,7 +46,7 @@ _BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What was asked and found. ``results``: simulated plans in rank order; ``searched``: whether they
-    are the best of a space (then the certificate says of what), or one plan that was named; ``shortfall``: how
+    are the best of a space (``among`` and the certificate say of what), or one plan that was named; ``shortfall``: how
     near plans get where a space has none that meets every SLO."""
 
     headline: str
@@ -59,6 +59,7 @@ class Answer:
     profile_text: str
     notes: list[str]
     searched: bool = True
+    among: str = "all feasible plans"
     shortfall: Shortfall | None = None
 
 
@@ -347,7 +348,7 @@ def candidates_of(
     found: list[Candidate] = []
     errors: list[tuple[Pool, NoFeasiblePlan]] = []
     for i, pool in enumerate(question.fleet.pools):
-        check_clocks(pool, question.clocks)
+        check_clocks(pool, [int(str(clock)) for clock in question.options("clock")])
         try:
             plans = plans_of(question, pool)
         except NoFeasiblePlan as error:

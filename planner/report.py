@@ -288,7 +288,7 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
     if answer.searched and best.acceptable:
         gap = answer.certificate.gap
         value += (
-            ", proven best of all feasible plans" if gap == 0 else f", within {gap:.1%} of the best possible"
+            f", proven best of {answer.among}" if gap == 0 else f", within {gap:.1%} of the best possible"
         )
     side = "above" if objective.maximize else "below"
     limit = quantity(best.bound, objective.unit)

@@ -89,10 +89,11 @@ def _certificates(sweep: Sweep) -> str:
     answers = [s.answer for s in sweep.scenarios if s.answer]
     found = [a.certificate for a in answers]
     closed = sum(not c.unexamined for c in found) + sum(not s.answer and s.proven for s in sweep.scenarios)
+    feasible, simulated = sum(c.feasible for c in found), sum(c.simulated for c in found)
+    others = ", the others excluded by proof" if feasible > simulated else ""
     return (
-        f"{closed} of {len(sweep.scenarios)} scenarios proven; {sum(c.feasible for c in found)} feasible plans"
-        f" in all, {sum(c.simulated for c in found)} simulated, the others excluded by proof"
-        + (f" but {sum(c.unexamined for c in found)}" if any(c.unexamined for c in found) else "")
+        f"{closed} of {len(sweep.scenarios)} scenarios proven; {feasible} feasible plans in all, {simulated} simulated"
+        f"{others}" + (f" but {sum(c.unexamined for c in found)}" if any(c.unexamined for c in found) else "")
     )
 
 

@@ -98,3 +98,11 @@ def test_a_clock_is_searched_once_under_either_name():
     )
     assert {c.plan.clock_mhz for c in candidates_of(asked)} == {0, 990}
     assert len(candidates_of(asked)) == 2 * len(candidates_of(dataclasses.replace(asked, clocks=(0,))))
+
+
+def test_a_clock_that_is_fixed_is_checked_too():
+    asked = Question(
+        model=load_model("gpt2"), fleet=homogeneous("h100", gpus=1), trace=TRACE, fix={"clock": 1}
+    )
+    with pytest.raises(InputError, match="clock 1 MHz"):
+        candidates_of(asked)
