@@ -6,8 +6,8 @@ from textwrap import wrap
 from typing import Any
 
 from planner.bound_report import BoundReport, Scheduler
-from planner.printable import printable
-from planner.report import WIDTH, quantity
+from planner.printable import printable, quantity
+from planner.report import WIDTH
 
 NAME = 13
 BOLD = "1"

@@ -8,8 +8,8 @@ from textwrap import wrap
 
 from planner import report
 from planner.capacity import Capacity
-from planner.printable import printable
-from planner.report import WIDTH, answer_dict, plan_dict, quantity
+from planner.printable import printable, quantity
+from planner.report import WIDTH, answer_dict, plan_dict
 
 NAME = 13
 BURST = 0.1
@@ -99,8 +99,8 @@ def _monotone(found: Capacity) -> str:
     pairs = found.reversals
     if not pairs:
         return (
-            "every plan failed at all rates tried above the first at which it failed; simulation does not prove "
-            "that it fails at those between"
+            "no plan held at a rate above one at which it failed, of those tried; simulation does not prove "
+            "that there is none"
         )
     shown = [
         f"{held.plan.label} fails at {found.rate_per_s * failed.factor:.4g}/s and holds at "

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 
+from planner.printable import quantity
 from planner.question import Question
 from planner.ranking import PlanResult
-from planner.report import quantity
 from profiles.engine import load_engine
 from profiles.fleet import Pool
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from planner import figures
 from planner.page import Element, figure, node, section, table
 from planner.pipeline import Answer
+from planner.printable import quantity
 from planner.ranking import PlanResult, pareto, why_lost
-from planner.report import distinct_names, quantity
+from planner.report import distinct_names
 
 MOST_PLANS = 1000
 """Drawn and listed, best first: what keeps the page below 3 MB."""

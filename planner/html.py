@@ -11,9 +11,10 @@ from planner.facts import definitions, sources
 from planner.front import front
 from planner.page import Element, document, figure, folded, node, pairs, section, table
 from planner.pipeline import Answer, simulate_plan
+from planner.printable import quantity
 from planner.question import Question
 from planner.ranking import PlanResult, split_latency
-from planner.report import certificate_text, percentages, quantity, winner_rows
+from planner.report import certificate_text, percentages, winner_rows
 from planner.timeline import Timeline, timeline
 from profiles.fleet import Fleet, Pool
 from profiles.stepcost import PS

@@ -21,6 +21,7 @@ from planner.pipeline import (
     fitted,
     optimize,
 )
+from planner.printable import quantity as quantity_text
 from planner.question import Question
 from planner.ranking import PlanResult, rank
 from planner.shares import SAFE
@@ -202,7 +203,7 @@ def _nearest(
     """What the plan lacks that is nearest to the SLOs: of the simulated ones, else of those excluded."""
     misses = []
     for v in failed:
-        broken = [(s.value / s.limit, f"{v.item.plan.label} breaks {s.text}: {s.value * 1e3:.4g} ms")
+        broken = [(s.value / s.limit, f"{v.item.plan.label} breaks {s.text}: {quantity_text(s.value, 's')}")
                   for s in v.result.slos if not s.met]  # fmt: skip
         lost = v.result.metrics["rejected"] or 0
         misses.append(max(broken, default=(lost, f"{v.item.plan.label} rejects {lost:.0f} requests")))
@@ -217,7 +218,7 @@ def _nearest(
         ratio, value, slo = max(
             ((value / slo.limit_s, value, slo) for value, slo in values), key=lambda miss: miss[0]
         )
-        words = f"no scheduler of {b.item.plan.label} gets {slo.key[:-2]} below {value * 1e3:.4g} ms"
+        words = f"no scheduler of {b.item.plan.label} gets {slo.key[:-2]} below {quantity_text(value, 's')}"
         misses.append((ratio, words))
     return min(misses)[1] if misses else ""
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.objective import Objective
+from planner.printable import quantity
 from profiles.memory import Footprint
 from profiles.plan import Plan
 
@@ -141,7 +142,7 @@ def why_lost(loser: PlanResult, winner: PlanResult, objective: Objective) -> str
         return f"rejects {loser.metrics['rejected']:.0f} requests that it cannot serve"
     if not loser.meets_slos:
         missed = next(slo for slo in loser.slos if not slo.met)
-        return f"breaks {missed.text}: {missed.value * 1e3:.0f} ms"
+        return f"breaks {missed.text}: {quantity(missed.value, 's')}"
     if objective.name in ("energy", "cost"):
         return (
             f"{loser.plan.devices} devices busy {1 - (loser.metrics['idle_share'] or 0):.0%} of the time, "

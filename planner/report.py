@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.objective import Objective
-from planner.printable import printable
+from planner.printable import printable, quantity
 from planner.ranking import PlanResult, pareto, split_latency, why_lost
 from profiles.plan import Plan
 from profiles.stepcost import PS
@@ -170,32 +170,6 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else value
 
 
-def quantity(value: float | None, unit: str) -> str:
-    """A number with its unit, scaled for people.
-
-    Examples
-    --------
-    >>> quantity(0.0372, "s"), quantity(5.2e6, "J"), quantity(12.345, "USD"), quantity(None, "s")
-    ('37.2 ms', '5.20 MJ', '12.35 USD', 'n/a')
-    """
-    if value is None:
-        return "n/a"
-    if not math.isfinite(value):
-        return "none"
-    if unit == "s":
-        if abs(value) < 0.9995:  # 999.5 ms would round to 1e+03 ms
-            return f"{value * 1e3:.3g} ms"
-        return f"{value:.2f} s" if abs(value) < 1000 else f"{value:.0f} s"
-    if unit == "J":
-        for scale, name in ((1e6, "MJ"), (1e3, "kJ")):
-            if abs(value) >= scale:
-                return f"{value / scale:.2f} {name}"
-        return f"{value:.2f} J"
-    if unit == "USD":
-        return f"{value:.2f} USD" if abs(value) >= 1 or value == 0 else f"{value:.2g} USD"
-    return f"{value:,.4g} {unit}" if abs(value) < 9999.5 else f"{value:,.0f} {unit}"
-
-
 def describe_plan(plan: Plan) -> str:
     """The plan in words."""
     parts = []
@@ -344,7 +318,7 @@ def _shortfall_rows(found: "Shortfall") -> Iterator[tuple[str, str]]:
     for reach in found.slos:
         bound = "no bound known" if reach.bound_s is None else f"no plan below {quantity(reach.bound_s, 's')}"
         best = quantity(math.inf if reach.value_s is None else reach.value_s, "s")
-        yield "within reach", f"{reach.text}: {best} simulated ({reach.plan}); {bound}"
+        yield "at best", f"{reach.text}: {best} simulated ({reach.plan}); {bound}"
     for words in found.relaxations:
         yield "would do", words
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from planner.errors import NoFeasiblePlan, NoPlanInTime
 from planner.pipeline import Answer, Evaluator, bound_name, candidates_of, fitted, optimize
+from planner.printable import quantity
 from planner.question import Question
 from planner.ranking import PlanResult, split_latency, why_lost
 from planner.store import Store
@@ -172,7 +173,7 @@ def differences(old: Plan, new: Plan) -> str:
 
 def _lacks(result: PlanResult) -> str:
     """What makes a simulated plan not acceptable."""
-    broken = ", ".join(f"{slo.text}: {slo.value * 1e3:.4g} ms" for slo in result.slos if not slo.met)
+    broken = ", ".join(f"{slo.text}: {quantity(slo.value, 's')}" for slo in result.slos if not slo.met)
     return f"breaks {broken}" if broken else f"rejects {result.metrics['rejected']:.0f} requests"
 
 
@@ -209,7 +210,7 @@ def _fate(old: PlanResult, this: Scenario, evaluator: Evaluator) -> str:
             for slo in question.slos:
                 name = bound_name(slo)
                 if name and (least := evaluator.bound(candidate, name).value) > slo.limit_s:
-                    return f"{label}: no scheduler gets {slo.key[:-2]} below {least * 1e3:.4g} ms"
+                    return f"{label}: no scheduler gets {slo.key[:-2]} below {quantity(least, 's')}"
             bound = evaluator.objective_bound(candidate).value
             if evaluator.objective.score(bound) >= evaluator.objective.score(this.best.value):
                 return f"{label}: its bound cannot win"

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
-from planner.printable import printable
+from planner.printable import printable, quantity
 from planner.ranking import PlanResult
-from planner.report import WIDTH, answer_dict, quantity
+from planner.report import WIDTH, answer_dict
 from planner.whatif import Scenario, Sweep
 
 COLUMNS = ((3, False), (21, True), (17, True), (12, False), (4, True), (9, False), (7, False))

@@ -17,8 +17,9 @@ from planner import figures
 from planner.drawing import roles
 from planner.html import distribution, records_of_best, to_html
 from planner.pipeline import optimize, simulate_plan
+from planner.printable import quantity
 from planner.question import Question, parse_axes, parse_slo, plan_from_axes
-from planner.report import quantity, winner_rows
+from planner.report import winner_rows
 from profiles.errors import InputError
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model

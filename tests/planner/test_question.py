@@ -61,8 +61,12 @@ def test_uneven_stages():
     "text, expected",
     [
         ("tp", "'tp': expected axis=value, as in tp=4."),
-        ("tp=0", "attn_tp=0: expected a whole number, at least 1."),
-        ("tp=²", "attn_tp=²: expected a whole number, at least 1."),
+        ("tp=0", "attn_tp=0: expected a whole number, at least 1, of at most nine digits."),
+        ("tp=²", "attn_tp=²: expected a whole number, at least 1, of at most nine digits."),
+        (
+            "tp=10000000000",
+            "attn_tp=10000000000: expected a whole number, at least 1, of at most nine digits.",
+        ),
         ("ttp=4", "Unknown axis 'ttp' in 'ttp=4', did you mean 'tp'?."),
         ("weights=fp9", "Unknown format 'fp9', did you mean 'fp8'?."),
         ("policy=vllm", "policy=vllm: unknown, did you mean 'vllm-v"),

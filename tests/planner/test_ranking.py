@@ -55,7 +55,7 @@ def test_pareto_is_what_nothing_else_dominates(points):
     ("loser", "words"),
     [
         (result(1.0, rejected=3), "rejects 3 requests that it cannot serve"),
-        (result(1.0, slo_s=2.0), "breaks ttft_p99<=1s: 2000 ms"),
+        (result(1.0, slo_s=2.0), "breaks ttft_p99<=1s: 2.00 s"),
         (result(7.0), "decode +2.00 s; ffn takes 75% of busy time"),
         (replace(result(5.0, ttft_mean_s=1.2), wait_s=1.1), "waiting +1.00 s; ffn takes 75% of busy time"),
     ],

@@ -16,6 +16,7 @@ from planner import report
 from planner.deploy import Server, launch_commands
 from planner.objective import OBJECTIVES
 from planner.pipeline import optimize, simulate_plan
+from planner.printable import quantity
 from planner.question import Question, parse_slo
 from profiles.device import load_device
 from profiles.fleet import homogeneous
@@ -159,19 +160,19 @@ def test_text_json_and_csv_list_the_same_plans(found):
 @LAWFUL
 @given(st.floats(1e-9, 1e12), st.sampled_from(["s", "J", "USD", "tokens/s", "requests/s"]))
 def test_a_quantity_reads_back_within_its_last_digit(value, unit):
-    shown, half = measure(report.quantity(value, unit))
+    shown, half = measure(quantity(value, unit))
     assert abs(shown - value) <= max(half, 0.006 * value)
     if value > 1e-3:
-        assert "e" not in report.quantity(value, unit).split()[0], "no exponents for people"
+        assert "e" not in quantity(value, unit).split()[0], "no exponents for people"
 
 
 def test_a_quantity_that_rounds_up_to_the_next_unit_has_no_exponent():
-    assert report.quantity(0.99951, "s") == "1.00 s" and report.quantity(0.9994, "s") == "999 ms"
-    assert report.quantity(9999.7, "tokens/s") == "10,000 tokens/s"
+    assert quantity(0.99951, "s") == "1.00 s" and quantity(0.9994, "s") == "999 ms"
+    assert quantity(9999.7, "tokens/s") == "10,000 tokens/s"
 
 
 def test_a_quantity_that_is_not_known_has_no_number():
-    assert report.quantity(None, "s") == "n/a" and report.quantity(math.inf, "s") == "none"
+    assert quantity(None, "s") == "n/a" and quantity(math.inf, "s") == "none"
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
