@@ -224,6 +224,9 @@ def _check_html(options: Options) -> None:
     if options["html"]:
         from planner.figures import check_library
 
+        output = options.get("output")
+        if output and options["html"].resolve() == output.resolve():
+            raise InputError(f"--html and -o both name {output}")
         check_library()
 
 

@@ -475,3 +475,9 @@ def test_an_output_is_whole_or_not_there(folder, monkeypatch):
     assert result.exit_code == 2 and result.stdout == ""
     assert "answer.json: No space left on device" in result.stderr
     assert (folder / "answer.json").read_text() == "older" and sorted(folder.iterdir()) == before
+
+
+def test_two_outputs_do_not_share_a_file(folder):
+    result = ask("optimize", "--html", "one", "-o", folder / "one")
+    assert result.exit_code == 2 and "--html and -o both name" in result.stderr
+    assert not (folder / "one").exists()
