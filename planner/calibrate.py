@@ -6,7 +6,7 @@ profile says why; the errors that matter are those of runs that the fit did not 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import numpy as np
 from planner import __version__
 from planner.fidelity import ErrorSummary, RunFidelity, Servers, compare, summary_of
 from planner.least_squares import FloatArray, condition, differences, half_widths, robust_fit
-from planner.measured import Run, model_of
-from profiles.engine import CONSTANTS, EngineProfile, load_engine
+from planner.measured import METRICS, Run, model_of
+from profiles.engine import CONSTANTS, EngineProfile, Residual, load_engine
 from profiles.errors import InputError, nearest
 
 KNEE = 0.05
@@ -59,12 +59,15 @@ class Calibration:
         ``before`` and ``after`` the fit on the runs that it saw, ``not_fitted`` on the others;
         ``without WIDTH`` or ``without TRAFFIC``: of these runs, predicted by a fit that left them out;
         ``left_out``: all of those together.
+    residuals
+        By metric, of the runs that were left out; empty where none could be.
     """
 
     base: EngineProfile
     constants: Mapping[str, Value]
     fitted_on: Mapping[str, Any]
     errors: Mapping[str, Mapping[str, ErrorSummary]]
+    residuals: Mapping[str, Residual] = field(default_factory=dict)
 
     @property
     def fitted(self) -> tuple[str, ...]:
@@ -129,7 +132,19 @@ def calibrate(
             "zenith": __version__,
         },
         errors=errors,
+        residuals=residuals_of(left),
     )
+
+
+def residuals_of(runs: Sequence[RunFidelity]) -> dict[str, Residual]:
+    """Quantiles of the signed errors, by metric."""
+    found = {}
+    for name in METRICS:
+        errors = [run.error[name] for run in runs if name in run.error]
+        if errors:
+            low, high = np.quantile(errors, (0.05, 0.95)).tolist()
+            found[name] = Residual(low=short(low), high=short(high))
+    return found
 
 
 def select(runs: Sequence[Run], patterns: Sequence[str]) -> list[Run]:

@@ -45,6 +45,7 @@ def content(calibration: Calibration) -> dict[str, Any]:
             name: {metric: _rounded(each) for metric, each in part.items()}
             for name, part in calibration.errors.items()
         },
+        "residuals": {name: asdict(each) for name, each in calibration.residuals.items()},
     }
 
 

@@ -5,6 +5,7 @@ YAML file that ``zenith calibrate`` writes (``profiles.profile_file``).
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,35 @@ of what others get."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """Relative errors, predicted / measured - 1, of servers that no constant was fitted to: their 5 % quantile
+    and their 95 % quantile. -1 < low <= high.
+
+    Raises
+    ------
+    ValueError
+        When the quantiles are not in that order.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not -1 < self.low <= self.high < math.inf:
+            raise ValueError("Quantiles of relative errors are above -1, the lower one first.")
+
+    def interval(self, predicted: float) -> tuple[float, float]:
+        """What was measured in nine of ten cases where this was predicted, in its unit.
+
+        Examples
+        --------
+        >>> Residual(low=-0.2, high=0.25).interval(10.0)
+        (8.0, 12.5)
+        """
+        return predicted / (1 + self.high), predicted / (1 + self.low)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProfile:
     """Overheads of one engine generation, in seconds, >= 0, and scales, > 0.
 
@@ -63,6 +93,10 @@ class EngineProfile:
     worst
         Metric (ttft, itl, e2e) -> largest absolute error of its mean on a measured server, with operation
         times that come from no run (``docs/fidelity.md``); of a file, on runs left out of its fit.
+    residuals, residuals_of
+        Metric (ttft, itl, e2e; itl holds for TPOT, another mean of the same gaps) -> quantiles of the errors of
+        means on servers left out of the fit, and which servers those are. Empty where none were: then nothing
+        is known of how far a prediction is off.
 
     Raises
     ------
@@ -81,6 +115,8 @@ class EngineProfile:
     collective_scale: float = 1.0
     base: str = ""
     worst: Mapping[str, float] = field(default_factory=dict)
+    residuals: Mapping[str, Residual] = field(default_factory=dict)
+    residuals_of: str = ""
 
     def __post_init__(self) -> None:
         if min(self.iteration_s, self.sequence_s, self.prefill_s) < 0:
@@ -113,4 +149,6 @@ def load_engine(name: str) -> EngineProfile:
         return read_profile(Path(name))
     if name not in engines():
         raise InputError(f"Unknown engine {name!r}, {nearest(name, engines())}")
-    return EngineProfile(name=name, **json.loads((_DIRECTORY / f"{name}.json").read_text(encoding="utf-8")))
+    content = json.loads((_DIRECTORY / f"{name}.json").read_text(encoding="utf-8"))
+    residuals = {metric: Residual(**each) for metric, each in content.pop("residuals", {}).items()}
+    return EngineProfile(name=name, residuals=residuals, **content)

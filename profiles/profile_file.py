@@ -3,6 +3,8 @@
 engine: vllm-v0                       # whose constants count where none is given here
 constants:
   iteration_s: {value: 0.0046}        # names, units and ranges: profiles.engine.CONSTANTS
+residuals:                            # signed, of runs left out of the fit (profiles.engine.Residual)
+  itl: {low: -0.03, high: 0.05}
 errors: ...                           # for people, like fitted_on, method and what else a constant holds
 """
 
@@ -10,10 +12,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from profiles.engine import CONSTANTS, EngineProfile, engines, load_engine
+from profiles.engine import CONSTANTS, EngineProfile, Residual, engines, load_engine
 from profiles.errors import InputError, nearest
 
-KEYS = ("engine", "constants", "method", "fitted_on", "errors")
+KEYS = ("engine", "constants", "method", "fitted_on", "errors", "residuals")
+RESIDUALS = ("ttft", "itl", "tpot", "e2e")
 CONSTANT_KEYS = ("value", "unit", "range", "interval_95", "source")
 
 
@@ -51,11 +54,14 @@ def read_profile(path: Path) -> EngineProfile:
         raise InputError(f"{path}:{_line(top['constants'])}: constants: expected names, each with a value")
     nodes = _keys(path, top["constants"], tuple(CONSTANTS)) if given else {}
     values = {key: _value(path, key, nodes[key], entry) for key, entry in given.items()}
+    residuals = _residuals(path, top.get("residuals"), content.get("residuals", {}))
     base = load_engine(name)
     constants = {key: values.get(key, getattr(base, key)) for key in CONSTANTS}
     return EngineProfile(
         name=str(path), base=name, source="zenith calibrate", error=f"see {path}",
         worst={**base.worst, **_worst(content.get("errors"))}, **constants,
+        residuals=residuals or base.residuals,
+        residuals_of=f"runs left out of the fit of {path}" if residuals else base.residuals_of,
     )  # fmt: skip
 
 
@@ -67,6 +73,25 @@ def _worst(errors: Any) -> dict[str, float]:
         str(name): error.get("worst_abs_error") for name, error in metrics.items() if isinstance(error, dict)
     }
     return {name: float(x) for name, x in found.items() if type(x) in (int, float) and 0 <= x < math.inf}
+
+
+def _residuals(path: Path, node: Any, given: Any) -> dict[str, Residual]:
+    """By metric."""
+    if given == {}:
+        return {}
+    if not isinstance(given, dict):
+        raise InputError(f"{path}:{_line(node)}: residuals: expected metrics, each with low and high")
+    found = {}
+    for name, each in _keys(path, node, RESIDUALS).items():
+        entry = given[name]
+        where = f"{path}:{_line(each)}: residuals of {name}"
+        if not isinstance(entry, dict) or set(_keys(path, each, ("low", "high"))) != {"low", "high"}:
+            raise InputError(f"{where}: {entry!r}: expected {{low: NUMBER, high: NUMBER}}")
+        ends = [entry["low"], entry["high"]]
+        if not all(type(end) in (int, float) for end in ends) or not -1 < ends[0] <= ends[1] < math.inf:
+            raise InputError(f"{where}: {ends[0]!r} to {ends[1]!r}: expected numbers above -1, low first")
+        found[name] = Residual(low=float(ends[0]), high=float(ends[1]))
+    return found
 
 
 def _keys(path: Path, node: Any, known: tuple[str, ...]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from planner.calibrate_text import content, to_text, to_yaml
 from planner.fidelity import Servers
 from planner.least_squares import Fit, condition, half_widths, robust_fit, student
 from planner.measured import Run
-from profiles.engine import CONSTANTS, load_engine
+from profiles.engine import CONSTANTS, Residual, load_engine
 from profiles.errors import InputError
 from profiles.plan import EngineSettings
 from profiles.profile_file import read_profile
@@ -242,6 +242,7 @@ def test_the_file_is_read_as_it_was_fitted_and_always_the_same(one_gpu, tmp_path
     path.write_text(to_yaml(found))
     read = read_profile(path)
     assert read.base == "vllm-v1" and read == load_engine(str(path))
+    assert read.residuals == found.residuals and set(found.residuals) == {"ttft", "itl", "e2e"}
     for name, constant in found.constants.items():
         assert getattr(read, name) == constant.value
     assert to_yaml(calibrate(runs, silicon=False)) == path.read_text()
@@ -285,6 +286,13 @@ def test_what_a_file_leaves_out_is_the_engines(tmp_path):
         (GOOD.replace("0.004", "yes"), "iteration_s: value True"),
         (GOOD.replace("0.004", "'1'"), "iteration_s: value '1'"),
         ("engine: vllm-v0\nconstants:\n  prefill_s: 0.01", "p.yaml:3: prefill_s: 0.01: expected {value: NUMBER}"),
+        ("engine: none\nresiduals: 3", "p.yaml:2: residuals: expected metrics"),
+        ("engine: none\nresiduals:\n  gap: {}", "p.yaml:3: unknown key 'gap'"),
+        ("engine: none\nresiduals:\n  itl: {low: 0}", "p.yaml:3: residuals of itl: {'low': 0}: expected {low"),
+        ("engine: none\nresiduals: {itl: {low: 0.1, high: -0.1}}", "0.1 to -0.1: expected numbers above -1, low"),
+        ("engine: none\nresiduals: {itl: {low: -1, high: 0}}", "-1 to 0: expected numbers above -1"),
+        ("engine: none\nresiduals: {itl: {low: 0, high: .inf}}", "0 to inf: expected numbers"),
+        ("engine: none\nresiduals: {itl: {low: 0, high: yes}}", "0 to True: expected numbers"),
         ("engine: !!python/name:os.system x", "not YAML"),
         ("[" * 5000, "p.yaml"),
         ("\x00", "not YAML"),
@@ -303,6 +311,35 @@ def test_a_file_that_is_not_text_is_one_line(tmp_path):
     path.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(InputError, match=r"p\.yaml"):
         read_profile(path)
+
+
+def test_residuals_are_those_of_runs_left_out(one_gpu):
+    found = one_gpu[1]
+    left = [part["itl"] for name, part in found.errors.items() if name.startswith("without")]
+    residual = found.residuals["itl"]
+    assert max(part.worst_abs_error for part in left) >= max(-residual.low, residual.high)
+    assert residual.low <= np.median([part.bias for part in left]) <= residual.high
+
+
+def test_of_a_file_without_residuals_those_of_its_engine_hold(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text("engine: vllm-v0\n")
+    assert read_profile(path).residuals == load_engine("vllm-v0").residuals != {}
+    path.write_text("engine: vllm-v0\nresiduals: {itl: {low: -0.1, high: 0.2}}\n")
+    assert read_profile(path).residuals == {"itl": Residual(low=-0.1, high=0.2)}
+
+
+def test_nine_of_ten_lie_in_the_interval():
+    measured = np.random.default_rng(0).lognormal(0, 0.2, 1001)
+    errors = 1.3 / measured - 1
+    low, high = Residual(low=np.quantile(errors, 0.05), high=np.quantile(errors, 0.95)).interval(1.3)
+    assert np.mean((low <= measured) & (measured <= high)) == pytest.approx(0.9, abs=0.002)
+
+
+@pytest.mark.parametrize("ends", [(-1, 0), (0.1, 0), (0, float("inf")), (float("nan"), 0)])
+def test_quantiles_are_in_order(ends):
+    with pytest.raises(ValueError, match="lower one first"):
+        Residual(low=ends[0], high=ends[1])
 
 
 def test_ranges_hold_every_engine_that_ships():
