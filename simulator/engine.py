@@ -29,19 +29,7 @@ def simulate(
     """
     policy = POLICY_CODE[engine.policy]
     chunkable = engine.chunks_prefill and step.chunkable
-    if engine.chunks_prefill and engine.token_budget < engine.max_seqs:
-        raise ValueError("token_budget must be at least max_seqs, or some decodes would never run.")
-    longest = int((trace.prompt_tokens + trace.output_tokens).max())
-    if longest > step.max_length:
-        raise ValueError(f"The cost tables end at {step.max_length} tokens, the trace has {longest}.")
-    if trace.arrival_s[-1] > LONGEST_S:
-        raise ValueError(f"The clock holds {LONGEST_S / 86_400:.0f} days, the trace has more.")
-    if engine.max_seqs > step.max_seqs:
-        raise ValueError(f"The cost tables end at {step.max_seqs} sequences per rank.")
-    whole = longest + (engine.max_seqs if policy == ORCA or engine.chunks_prefill else 0)
-    most_tokens = engine.token_budget if chunkable else max(engine.token_budget, whole)
-    if most_tokens > step.max_tokens:
-        raise ValueError(f"The cost tables end at {step.max_tokens} tokens, a batch can have {most_tokens}.")
+    check(trace, step, engine, chunks=engine.chunks_prefill, mixes=policy == ORCA or engine.chunks_prefill)
 
     size = engine.block_size
     watermark = int(engine.watermark * step.kv_blocks) if policy in (VLLM_V0, SARATHI) else 0
@@ -52,27 +40,13 @@ def simulate(
         need = np.full_like(need, reserved)
     elif watermark:  # a request that needs recompute must be admitted again with all it has generated
         need = need + watermark
-    fits = need <= step.kv_blocks
-    rejected = {
-        int(i): f"needs {int(need[i])} KV blocks of {size} tokens, a rank has {step.kv_blocks}"
-        for i in np.flatnonzero(~fits)
-    }
-    order = np.flatnonzero(fits)
+    rejected = rejections(need, step, size)
+    order = np.flatnonzero(need <= step.kv_blocks)
 
     n, ranks, stages = len(trace), step.ranks, step.stages
-    arrival = np.rint(trace.arrival_s * PS).astype(np.int64)
-    requests = _requests(trace, arrival)
+    arrival, requests = records(trace)
     state = _state(step, engine, replicas, -(-n // replicas))
-    totals = k.Totals(
-        sums=np.zeros((replicas, k.TOTALS), np.int64),
-        sums_wide=np.zeros((replicas, k.TOTALS), np.int64),
-        local=np.zeros((replicas, step.local_ps.shape[1]), np.int64),
-        shared=np.zeros((replicas, step.shared_ps.shape[1]), np.int64),
-        head=np.zeros((replicas, step.head_ps.shape[0]), np.int64),
-        decode_ps=np.zeros((replicas, step.max_seqs + 1), np.int64),
-        decode_wide=np.zeros((replicas, step.max_seqs + 1), np.int64),
-        gaps=np.zeros((replicas, k.GAP_BINS), np.int64),
-    )
+    totals = no_totals(step, replicas)
     settings = k.Settings(
         policy=policy,
         max_seqs=engine.max_seqs,
@@ -88,7 +62,69 @@ def simulate(
         stages=stages,
         ranks=ranks,
     )
-    cost = k.Cost(
+    replica = np.full(n, -1, np.int64)
+    k.run(
+        settings, costs(step), requests, state, totals, order, replica, replicas,
+        engine.routing == "least-outstanding",
+    )  # fmt: skip
+    late = unserved(requests, order)
+    assert not late or state.own.clock.max() > 0.9 * k.CLOCK_END, "a request that fits was never served"
+    return outcome_of(arrival, requests, replica, rejected | late, state.free, totals, step)
+
+
+def check(trace: Trace, step: StepCost, engine: EngineSettings, *, chunks: bool, mixes: bool) -> None:
+    """Raise ValueError where the tables or the clock do not cover the trace.
+
+    ``chunks``: prompts are cut at the token budget; ``mixes``: prompts and decodes share iterations.
+    """
+    if chunks and engine.token_budget < engine.max_seqs:
+        raise ValueError("token_budget must be at least max_seqs, or some decodes would never run.")
+    longest = int((trace.prompt_tokens + trace.output_tokens).max())
+    if longest > step.max_length:
+        raise ValueError(f"The cost tables end at {step.max_length} tokens, the trace has {longest}.")
+    if trace.arrival_s[-1] > LONGEST_S:
+        raise ValueError(f"The clock holds {LONGEST_S / 86_400:.0f} days, the trace has more.")
+    if engine.max_seqs > step.max_seqs:
+        raise ValueError(f"The cost tables end at {step.max_seqs} sequences per rank.")
+    whole = longest + (engine.max_seqs if mixes else 0)
+    most_tokens = engine.token_budget if chunks and step.chunkable else max(engine.token_budget, whole)
+    if most_tokens > step.max_tokens:
+        raise ValueError(f"The cost tables end at {step.max_tokens} tokens, a batch can have {most_tokens}.")
+
+
+def rejections(need: IntArray, step: StepCost, block_size: int) -> dict[int, str]:
+    """Requests that need more KV blocks than a rank has, and why they are never served."""
+    return {
+        int(i): f"needs {int(need[i])} KV blocks of {block_size} tokens, a rank has {step.kv_blocks}"
+        for i in np.flatnonzero(need > step.kv_blocks)
+    }
+
+
+def unserved(requests: Any, order: IntArray) -> dict[int, str]:
+    """Of the requests ``order`` those that the end of the clock cut off, and why; their times are taken back."""
+    late = order[requests.finish[order] < 0]
+    for name in ("scheduled", "first"):
+        requests[name][late] = -1
+    return dict.fromkeys(late.tolist(), "is not served within 104 days, where the simulator's clock ends")
+
+
+def no_totals(step: StepCost, replicas: int) -> k.Totals:
+    """Nothing counted yet."""
+    return k.Totals(
+        sums=np.zeros((replicas, k.TOTALS), np.int64),
+        sums_wide=np.zeros((replicas, k.TOTALS), np.int64),
+        local=np.zeros((replicas, step.local_ps.shape[1]), np.int64),
+        shared=np.zeros((replicas, step.shared_ps.shape[1]), np.int64),
+        head=np.zeros((replicas, step.head_ps.shape[0]), np.int64),
+        decode_ps=np.zeros((replicas, step.max_seqs + 1), np.int64),
+        decode_wide=np.zeros((replicas, step.max_seqs + 1), np.int64),
+        gaps=np.zeros((replicas, k.GAP_BINS), np.int64),
+    )
+
+
+def costs(step: StepCost) -> k.Cost:
+    """The tables as the kernel takes them."""
+    return k.Cost(
         knots=step.knots,
         local=step.local_ps,
         shared=step.shared_ps,
@@ -104,23 +140,11 @@ def simulate(
         prefill_nj=step.prefill_nj,
         swap_block=step.swap_block_ps,
     )
-    replica = np.full(n, -1, np.int64)
-    k.run(
-        settings, cost, requests, state, totals, order, replica, replicas,
-        engine.routing == "least-outstanding",
-    )  # fmt: skip
-    late = order[requests.finish[order] < 0]
-    assert not len(late) or state.own.clock.max() > 0.9 * k.CLOCK_END, "a request that fits was never served"
-    rejected |= dict.fromkeys(
-        late.tolist(), "is not served within 104 days, where the simulator's clock ends"
-    )
-    for name in ("scheduled", "first"):
-        requests[name][late] = -1
-    return _outcome(trace, arrival, requests, replica, rejected, state, totals, step, replicas)
 
 
-def _requests(trace: Trace, arrival: IntArray) -> Any:
-    """One record per request, see ``kernel.REQUEST``."""
+def records(trace: Trace) -> tuple[IntArray, Any]:
+    """Arrivals in picoseconds, and one record per request, see ``kernel.REQUEST``."""
+    arrival = np.rint(trace.arrival_s * PS).astype(np.int64)
     requests = np.recarray(len(trace), k.REQUEST)
     requests[:] = 0
     requests.arrival = arrival
@@ -128,7 +152,7 @@ def _requests(trace: Trace, arrival: IntArray) -> Any:
     requests.output = trace.output_tokens
     for name in ("scheduled", "first", "finish", "lane", "position", "next_assigned", "swap_next"):
         requests[name] = -1
-    return requests
+    return arrival, requests
 
 
 def _state(step: StepCost, engine: EngineSettings, replicas: int, most_waiting: int) -> k.State:
@@ -171,10 +195,12 @@ def _state(step: StepCost, engine: EngineSettings, replicas: int, most_waiting: 
     return state
 
 
-def _outcome(
-    trace: Trace, arrival: IntArray, requests: Any, replica: IntArray, rejected: dict[int, str],
-    state: k.State, totals: k.Totals, step: StepCost, replicas: int,
+def outcome_of(
+    arrival: IntArray, requests: Any, replica: IntArray, rejected: dict[int, str], free: IntArray,
+    totals: k.Totals, step: StepCost,
 ) -> Outcome:  # fmt: skip
+    """What the records and totals of a simulation say. ``free``: KV blocks at the end, [replicas, ranks]."""
+    replicas = len(free)
     sums = _wide(totals.sums, totals.sums_wide)
     decode_ps = _wide(totals.decode_ps, totals.decode_wide)
     local, shared, head = (getattr(totals, name).sum(axis=0) for name in ("local", "shared", "head"))
@@ -212,7 +238,7 @@ def _outcome(
         kv_read_tokens=sums[k.KV_READ],
         peak_blocks=int(totals.sums[:, k.PEAK_BLOCKS].max()),
         kv_blocks=step.kv_blocks,
-        free_blocks=state.free,
+        free_blocks=free,
         energy_nj=energy,
         idle_w=step.idle_w * replicas,
         gaps=totals.gaps.sum(axis=0),

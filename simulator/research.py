@@ -1,0 +1,171 @@
+"""Schedulers for research: admission, order, victims and caps combined freely, stepped one iteration at a time.
+
+What engines run is in ``simulator.kernel``; here are schedulers to compare it with, many of which know the length
+of every answer beforehand and so run on no engine. One stage, one attention rank, replicas take turns. An iteration
+costs what it costs in the kernel, and the rules of an engine (``ENGINE_RULES``) give the kernel's times to the
+picosecond; only stepping is slower, O(batch) an iteration.
+
+A step finds room for the next token of every decoding sequence, evicting while there is none; then come chunks of
+prompts under way; then admission from the head of the queue, which blocks those behind it, unless somebody was
+evicted. Where prompts and decodes are not mixed, admission comes first and decodes wait for it. Admission asks for
+
+=========  ==========================================================================================
+prompt     KV blocks of the prompt
+longest    as many as the longest request of the trace could ever need, kept to the end (Orca)
+peak       as many as the request itself will ever need, kept to the end: nobody is evicted
+ahead      blocks of the prompt, and that no later iteration runs out of them if all that run decode in
+           every iteration (MC-SF of Jaillet et al. 2025, arXiv 2502.07115, who check where requests
+           end, as use is highest there). A prompt in several chunks ends later than that counts on;
+           where memory then runs out after all, sequences are evicted as with ``prompt``
+=========  ==========================================================================================
+
+What is evicted is computed again: its prompt and the tokens generated so far are then one prompt.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from profiles.plan import EngineSettings
+from profiles.stepcost import StepCost
+from simulator import engine as engines
+from simulator import research_kernel as k
+from simulator.outcome import IntArray, Outcome
+from traces.trace import Trace
+
+_ADMISSIONS = {"prompt": k.PROMPT, "longest": k.LONGEST, "peak": k.PEAK, "ahead": k.AHEAD}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What makes a scheduler.
+
+    Parameters
+    ----------
+    mixed
+        Prompts and decodes share iterations.
+    chunked
+        Prompts are cut at the token budget; needs ``mixed``.
+    order
+        Of the queue: by ``arrival``, fewest ``prompt`` tokens, fewest ``output`` tokens to come, most of them
+        (``longest``), or least ``weight``, which the caller gives.
+    admission
+        See the module.
+    watermark
+        Whether admission keeps the engine's watermark free; for ``prompt``.
+    victim
+        Who is evicted first: the ``last`` admitted, or the one with the ``fewest`` tokens in the cache
+        (shortest request first of INFERMAX, arXiv 2411.07447).
+    cap
+        Most sequences that run, where fewer than the engine's.
+
+    Raises
+    ------
+    ValueError
+        When they contradict each other.
+    """
+
+    mixed: bool = True
+    chunked: bool = True
+    order: Literal["arrival", "prompt", "output", "longest", "weight"] = "arrival"
+    admission: Literal["prompt", "longest", "peak", "ahead"] = "prompt"
+    watermark: bool = False
+    victim: Literal["last", "fewest"] = "last"
+    cap: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.chunked and not self.mixed:
+            raise ValueError("Chunks need mixed iterations.")
+        if self.cap is not None and self.cap < 1:
+            raise ValueError("cap must be at least 1.")
+
+    @property
+    def clairvoyant(self) -> bool:
+        """Whether it needs to know how long answers become."""
+        return self.order in ("output", "longest", "weight") or self.admission in ("peak", "ahead")
+
+
+ENGINE_RULES = {
+    "orca": Rules(chunked=False, admission="longest"),
+    "vllm-v0": Rules(mixed=False, chunked=False, watermark=True),
+    "sarathi": Rules(watermark=True),
+    "vllm-v1": Rules(),
+}
+"""Policies of ``simulator.batching``, without swapping."""
+
+
+def simulate(
+    trace: Trace, step: StepCost, engine: EngineSettings, rules: Rules, *, replicas: int = 1,
+    weight: IntArray | None = None,
+) -> Outcome:  # fmt: skip
+    """Serve the whole trace by these rules.
+
+    Parameters
+    ----------
+    engine
+        Its token budget, sequences, blocks and watermark; its policy, queue and preemption do not matter.
+    weight
+        For ``order="weight"``: of each request, 0 to 2**31 - 1.
+
+    Raises
+    ------
+    ValueError
+        When the plan has several stages or attention ranks, or requests do not go to replicas in turns.
+    """
+    if step.stages > 1 or step.ranks > 1:
+        raise ValueError("Research schedulers serve one stage and one attention rank.")
+    if replicas > 1 and engine.routing != "round-robin":
+        raise ValueError("Research schedulers route round-robin.")
+    if (rules.order == "weight") != (weight is not None):
+        raise ValueError("The order by weight needs weights, and no other does.")
+    engines.check(trace, step, engine, chunks=rules.chunked, mixes=rules.mixed)
+    size, blocks = engine.block_size, step.kv_blocks
+    watermark = int(engine.watermark * blocks) if rules.watermark else 0
+    most_need = -(-(trace.prompt_tokens + trace.output_tokens - 1) // size)
+    reserved = int(most_need.max())
+    need = np.full_like(most_need, reserved) if rules.admission == "longest" else most_need + watermark
+    order = np.flatnonzero(need <= blocks)
+    arrival, requests = engines.records(trace)
+    totals = engines.no_totals(step, replicas)
+    base, each = _keys(rules, trace, weight)
+    cfg = k.Settings(
+        mixed=rules.mixed,
+        chunked=rules.chunked and step.chunkable,
+        admission=_ADMISSIONS[rules.admission],
+        fewest=rules.victim == "fewest",
+        most=min(engine.max_seqs, rules.cap or engine.max_seqs),
+        budget=engine.token_budget,
+        block_size=size,
+        blocks=blocks,
+        watermark=watermark,
+        reserve_blocks=reserved,
+    )
+    own = np.zeros((replicas, len(k.OWN.names or ())), np.int64).view(k.OWN)[..., 0].view(np.recarray)
+    own["free"] = blocks
+    replica = np.full(len(trace), -1, np.int64)
+    replica[order] = np.arange(len(order)) % replicas
+    for rep in range(replicas):
+        mine = order[rep::replicas]
+        rows = (len(mine), engine.max_seqs, engine.max_seqs + 1, engine.max_seqs, engine.max_seqs)
+        waiting, running, by_end, chunk_request, chunk_tokens = (np.zeros(n, np.int64) for n in rows)
+        work = k.Work(own, waiting, running, by_end, chunk_request, chunk_tokens, base, each)
+        k.serve(cfg, engines.costs(step), requests, work, totals, rep, mine)
+    rejected = engines.rejections(need, step, size) | engines.unserved(requests, order)
+    return engines.outcome_of(arrival, requests, replica, rejected, own["free"][:, None].copy(), totals, step)
+
+
+def _keys(rules: Rules, trace: Trace, weight: IntArray | None) -> tuple[IntArray, IntArray]:
+    """Of each request ``base`` and ``each``: it waits behind those with less ``base - each * generated``."""
+    nothing = np.zeros(len(trace), np.int64)
+    if rules.order == "prompt":
+        return trace.prompt_tokens.astype(np.int64), nothing
+    if rules.order == "output":
+        return trace.output_tokens.astype(np.int64), nothing + 1
+    if rules.order == "longest":
+        return (trace.output_tokens.max() - trace.output_tokens).astype(np.int64), nothing - 1
+    if weight is None:
+        return nothing, nothing
+    if weight.min() < 0 or weight.max() > k.MOST_WEIGHT:
+        raise ValueError(f"Weights must be from 0 to {k.MOST_WEIGHT}.")
+    return weight.astype(np.int64), nothing
