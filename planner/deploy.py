@@ -23,6 +23,10 @@ VERSIONS = {"vLLM": "0.33.0", "SGLang": "0.5.23", "TensorRT-LLM": "1.2.1"}
 
 _VLLM_KV = {"bf16": "auto", "fp8": "fp8"}
 _QUANTIZATION = {"fp8": "fp8"}
+_CHECKPOINT = "needs a checkpoint quantized to {}"
+_SCHEMES = {"fp4": "fp4 (NVFP4: ModelOpt or llm-compressor)"}
+_MXFP8 = {"VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8": "1"}
+"""Without it vLLM computes gpt-oss with activations in bf16 (``vllm/envs.py``)."""
 
 SURE_OF_KV = 0.9
 """Share of the KV tokens counted here that an engine surely has too, rounding and buffers of its own apart."""
@@ -129,12 +133,13 @@ def vllm_command(server: Server) -> Command:
         if plan.weight_format in _QUANTIZATION:
             words += ["--quantization", _QUANTIZATION[plan.weight_format]]
         else:
-            notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
+            notes.append(_CHECKPOINT.format(_SCHEMES.get(plan.weight_format, plan.weight_format)))
     if plan.attn_dp > 1 and not any(isinstance(block.ffn, MoE) for block in model.decoder.blocks):
         notes.append("vLLM shares a dense feed-forward between attention ranks in no mode")
-    return Command(
-        words=tuple(words), environment=_split("VLLM_PP_LAYER_PARTITION", plan), notes=tuple(notes)
-    )
+    environment = _split("VLLM_PP_LAYER_PARTITION", plan)
+    if (plan.weight_format, plan.activation_format) == ("mxfp4", "fp8"):
+        environment |= _MXFP8
+    return Command(words=tuple(words), environment=environment, notes=tuple(notes))
 
 
 def _split(variable: str, plan: Plan) -> dict[str, str]:
@@ -185,7 +190,7 @@ def sglang_command(server: Server) -> Command:
         if plan.weight_format == "fp8":
             words += ["--quantization", "fp8"]
         else:
-            notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
+            notes.append(_CHECKPOINT.format(_SCHEMES.get(plan.weight_format, plan.weight_format)))
     return Command(
         words=tuple(words), environment=_split("SGLANG_PP_LAYER_PARTITION", plan), notes=tuple(notes)
     )
@@ -222,7 +227,7 @@ def tensorrt_llm_command(server: Server) -> Command:
     elif plan.kv_format != "bf16":
         notes.append(f"TensorRT-LLM has no {plan.kv_format} KV cache")
     if plan.weight_format != model.weight_format:
-        notes.append(f"needs a checkpoint quantized to {plan.weight_format}")
+        notes.append(_CHECKPOINT.format(_SCHEMES.get(plan.weight_format, plan.weight_format)))
     cache["tokens_per_block"] = engine.block_size
     if len(set(plan.layers_per_stage)) > 1:
         options["pp_partition"] = list(plan.layers_per_stage)

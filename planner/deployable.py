@@ -15,9 +15,11 @@ replicated        no                            no                           no
 feed-forward
 prompt batching   chunked, mixed                chunked, mixed; prompts      chunked, mixed; whole
                                                 first (default)              prompts, mixed
-formats W/A       bf16, fp32, fp8/fp8,          as vLLM, and int4/int8,      bf16, fp8/fp8, int4/bf16,
-                  fp8/bf16, int8/int8,          int4/fp8                     int4/fp8
-                  int8/bf16, int4/bf16
+formats W/A       bf16, fp32, fp8/fp8,          as vLLM but fp4/bf16, and    bf16, fp8/fp8, int4/bf16,
+                  fp8/bf16, int8/int8,          int4/int8, int4/fp8          int4/fp8, fp4/fp4,
+                  int8/bf16, int4/bf16,                                      mxfp4/bf16, mxfp4/fp8
+                  fp4/fp4, fp4/bf16,
+                  mxfp4/bf16, mxfp4/fp8
 KV                bf16, fp8                     bf16, fp8                    bf16, fp8
 devices           NVIDIA from V100, AMD         NVIDIA from Turing, AMD      NVIDIA from Ampere
 layers per stage  VLLM_PP_LAYER_PARTITION       SGLANG_PP_LAYER_PARTITION    first stages hold the rest
@@ -32,7 +34,9 @@ attn_dp_size == 0``, ``moe_tp = tp / ep``), ``--enable-mixed-chunk``. TensorRT-L
 tensor_parallel_size``; ``enable_attention_dp`` replicates attention weights on every device),
 ``features/quantization`` (PyTorch backend), ``features/paged-attention-ifb-scheduler``,
 ``models/supported-models``, support matrix. On devices that multiply in fp8, fp8 weights come with fp8
-activations in all three; weights alone in fp8 (Marlin kernels) are for those that do not, from Turing on.
+activations in all three; weights alone in fp8 (Marlin kernels) are for those that do not, from Turing on. So
+it is with fp4 (NVFP4): both sides on Blackwell, weights alone (Marlin, from Ampere on) in vLLM elsewhere. MXFP4
+holds experts alone, beside fp8 activations only on Blackwell.
 Replicas of a model are separate processes behind a router in all three.
 """
 
@@ -64,11 +68,14 @@ _TENSORRT_LLM = frozenset(
 _FORMATS = {
     "vLLM": {
         ("bf16", "bf16"), ("fp32", "fp32"), ("fp8", "fp8"), ("fp8", "bf16"), ("int8", "int8"),
-        ("int8", "bf16"), ("int4", "bf16"),
+        ("int8", "bf16"), ("int4", "bf16"), ("fp4", "fp4"), ("fp4", "bf16"), ("mxfp4", "bf16"), ("mxfp4", "fp8"),
     },
-    "TensorRT-LLM": {("bf16", "bf16"), ("fp8", "fp8"), ("int4", "bf16"), ("int4", "fp8")},
+    "TensorRT-LLM": {
+        ("bf16", "bf16"), ("fp8", "fp8"), ("int4", "bf16"), ("int4", "fp8"), ("fp4", "fp4"), ("mxfp4", "bf16"),
+        ("mxfp4", "fp8"),
+    },
 }  # fmt: skip
-_FORMATS["SGLang"] = _FORMATS["vLLM"] | {("int4", "int8"), ("int4", "fp8")}
+_FORMATS["SGLang"] = _FORMATS["vLLM"] - {("fp4", "bf16")} | {("int4", "int8"), ("int4", "fp8")}
 
 _WITHOUT = {"SGLang": ("v100",), "TensorRT-LLM": ("v100", "mi")}
 """Devices, by how their name begins, that an engine does not run on."""
@@ -139,6 +146,8 @@ def _common(engine: str, plan: Plan, model: Model) -> str:
         return f"{engine} does not batch as {plan.engine.policy}"
     if (plan.weight_format, plan.activation_format) not in _FORMATS[engine]:
         return f"{engine} has no {plan.weight_format} weights with {plan.activation_format} activations"
+    if plan.weight_format == "mxfp4" and not any(isinstance(b.ffn, MoE) for b in model.decoder.blocks):
+        return f"{engine} has mxfp4 for experts alone, {model.name} has none"
     if plan.kv_format not in ("bf16", "fp8") and plan.kv_format != plan.weight_format:
         return f"{engine} has no {plan.kv_format} KV cache"
     if plan.kv_format == "int8":
@@ -149,17 +158,22 @@ def _common(engine: str, plan: Plan, model: Model) -> str:
 def _hardware(engine: str, plan: Plan, model: Model, device: Device) -> str:
     if device.name.startswith(_WITHOUT.get(engine, ())):
         return f"{engine} does not run on {device.name}"
-    for name in ("fp8", "int8"):
+    for name in ("fp8", "int8", "fp4"):
         if plan.activation_format == name and name not in device.dense_flops:
             return f"{device.name} does not multiply in {name}"
+    if plan.weight_format == "fp4" and device.name.startswith(("v100", "mi")):
+        return f"{engine} has no fp4 kernels for {device.name}"
+    if plan.weight_format == "mxfp4" and plan.activation_format == "fp8" and "fp4" not in device.dense_flops:
+        return f"{engine} multiplies mxfp4 weights with bf16 activations on {device.name}"
     if device.name.startswith("v100") and "fp8" in (plan.weight_format, plan.kv_format):
         return f"{engine} has no fp8 kernels for {device.name}"
     if device.name.startswith("v100") and model.architecture.startswith(_NOT_IN_FP16):
         return f"{engine} does not run {model.architecture} in fp16, and {device.name} has no bf16"
     if device.name.startswith(_BLACKWELL) and plan.activation_format == "int8":
         return f"{engine} has no int8 kernels for {device.name}"
-    if (plan.weight_format, plan.activation_format) == ("fp8", "bf16") and "fp8" in device.dense_flops:
-        return f"{engine} multiplies fp8 weights with fp8 activations on {device.name}"
+    for name in ("fp8", "fp4"):
+        if (plan.weight_format, plan.activation_format) == (name, "bf16") and name in device.dense_flops:
+            return f"{engine} multiplies {name} weights with {name} activations on {device.name}"
     return ""
 
 

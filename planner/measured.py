@@ -34,7 +34,17 @@ V0_CHUNK = 512
 SGLANG_BUDGET = 16384
 """Default of SGLang's ``--max-prefill-tokens`` (python/sglang/srt/server_args.py)."""
 
-_FORMAT_WORDS = {"fp8": "fp8", "int8": "int8", "w8a8": "int8", "int4": "int4", "w4a16": "int4", "awq": "int4"}
+_FORMAT_WORDS = {
+    "fp8": "fp8",
+    "int8": "int8",
+    "w8a8": "int8",
+    "int4": "int4",
+    "w4a16": "int4",
+    "awq": "int4",
+    "nvfp4": "fp4",
+    "mxfp4": "mxfp4",
+    "fp4": "fp4",
+}
 _TRAINING_WORDS = {"meta", "instruct", "chat", "it", "base", "hf", "bf16", "fp16", "dynamic", "quantized"}
 
 

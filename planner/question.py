@@ -40,9 +40,12 @@ ACTIVATIONS_OF = {
     "fp8": ("fp8", "bf16"),
     "int8": ("int8", "bf16"),
     "int4": ("bf16", "fp8", "int8"),
+    "fp4": ("fp4", "bf16"),
+    "mxfp4": ("bf16", "fp8"),
 }
 """Activation formats for which kernels exist beside each weight format: W8A8 and weight-only of vLLM
-(docs.vllm.ai, "Quantization: supported hardware"), W4A8 of TensorRT-LLM (its support matrix)."""
+(docs.vllm.ai, "Quantization: supported hardware"), W4A8 of TensorRT-LLM (its support matrix), NVFP4 with both sides
+in four bits (Blackwell) or weights alone (Marlin), MXFP4 beside bf16 or MXFP8."""
 
 
 def activations_for(weights: str, device: Device) -> str:

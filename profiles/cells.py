@@ -33,6 +33,7 @@ from profiles.shards import (
     ffn_matrices,
     ffn_width,
     heads,
+    held_format,
     reshards,
 )
 
@@ -84,9 +85,10 @@ class Layout:
         return plain_bytes(self.plan)
 
     def matrix(self, tokens: IntArray, matrix: Matrix) -> Charge:
-        return self.meter.gemm(
-            tokens, matrix.n, matrix.k, self.plan.weight_format, self.plan.activation_format
-        )
+        plan = self.plan
+        weight = held_format(matrix.part, plan.weight_format)
+        activation = plan.activation_format if weight == plan.weight_format else weight
+        return self.meter.gemm(tokens, matrix.n, matrix.k, weight, activation)
 
     def in_rank(self, kind: str, tokens: IntArray) -> Charge:
         """A collective of hidden states among the devices of one attention rank."""

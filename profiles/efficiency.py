@@ -174,13 +174,13 @@ class Efficiency:
         )
 
     def law(self, operation: str, form: str) -> Law:
-        """Of an operation in a format; int8 as fp8, any format that was not measured as bf16, an encoder
-        that was not as a prompt."""
-        for name in (form, "fp8" if form == "int8" else form):
+        """Of an operation in a format; int8 and fp4 as fp8, any format that was not measured as bf16, an
+        encoder that was not as a prompt."""
+        for name in (form, "fp8" if form in ("int8", "fp4") else form):
             if f"{operation} {name}" in self.laws:
                 return self.laws[f"{operation} {name}"]
         wide = self.laws.get(f"{operation} bf16", self.laws["prefill bf16"])
-        if operation != "gemm" or form not in ("fp8", "int8"):
+        if operation != "gemm" or form not in ("fp8", "int8", "fp4"):
             return wide
         return replace(wide, launch_us=wide.launch_us + QUANTIZE_LAUNCH_S * 1e6)
 

@@ -19,6 +19,7 @@ from profiles.shards import (
     ffn_width,
     group_tokens,
     heads,
+    held_format,
     reshards,
     stage_blocks,
 )
@@ -27,6 +28,9 @@ SCALE_GROUP = 128
 """Inputs that share a scale in int4 (AWQ and GPTQ checkpoints: a 16-bit scale and a 4-bit zero each), and
 side of the square that shares an fp32 scale in fp8 (DeepSeek-V3; one scale per tensor is less). int8 has
 one fp32 scale per output (W8A8 of SmoothQuant and vLLM)."""
+
+FP4_GROUP, MXFP4_GROUP = 16, 32
+"""Inputs that share a scale of 8 bits: 4.5 bits a weight in NVFP4, 4.25 in MXFP4 (OCP Microscaling Formats 1.0)."""
 
 CONTEXT_BYTES = 551e6
 """CUDA context, cuBLAS and cuDNN workspaces: AIConfigurator's figure for NVIDIA devices before its own
@@ -69,13 +73,15 @@ def matrix_bytes(matrix: Matrix, weight_format: str) -> float:
     >>> matrix_bytes(Matrix(part="ffn", n=1024, k=1024), "int4") / 2**20
     0.51953125
     """
-    n, k = matrix.n, matrix.k
+    n, k, form = matrix.n, matrix.k, held_format(matrix.part, weight_format)
     scales = {
         "int4": 2.5 * n * ceil_div(k, SCALE_GROUP),
         "int8": 4.0 * n,
         "fp8": 4.0 * ceil_div(n, SCALE_GROUP) * ceil_div(k, SCALE_GROUP),
+        "fp4": 1.0 * n * ceil_div(k, FP4_GROUP),
+        "mxfp4": 1.0 * n * ceil_div(k, MXFP4_GROUP),
     }
-    return matrix.copies * (n * k * FORMAT_BYTES[weight_format] + scales.get(weight_format, 0.0))
+    return matrix.copies * (n * k * FORMAT_BYTES[form] + scales.get(form, 0.0))
 
 
 def block_weight_bytes(block: Block, hidden: int, plan: Plan) -> float:

@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Policy = Literal["static", "orca", "vllm-v0", "vllm-v1", "sarathi"]
-Format = Literal["fp32", "bf16", "fp8", "int8", "int4"]
+Format = Literal["fp32", "bf16", "fp8", "int8", "int4", "fp4", "mxfp4"]
 
 POLICIES: tuple[Policy, ...] = ("static", "orca", "vllm-v0", "vllm-v1", "sarathi")
-FORMAT_BYTES: dict[str, float] = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
-"""Bytes of one number, scales not counted. fp16 and bf16 are one format here: same bytes, same rates."""
+FORMAT_BYTES: dict[str, float] = {
+    "fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5, "fp4": 0.5, "mxfp4": 0.5,
+}  # fmt: skip
+"""Bytes of one number, scales not counted. fp16 and bf16 are one format here: same bytes, same rates. ``fp4`` is
+NVFP4, whose scales cover 16 numbers; ``mxfp4`` is OCP's MXFP4 (32 numbers), which holds routed experts alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

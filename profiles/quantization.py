@@ -7,7 +7,7 @@ from profiles.hfconfig import Config
 _METHODS = {
     "fp8": "fp8",
     "fbgemm_fp8": "fp8",
-    "mxfp4": "int4",
+    "mxfp4": "mxfp4",
     "awq": "bits",
     "gptq": "bits",
     "bitsandbytes": "bitsandbytes",
@@ -22,13 +22,13 @@ _ALGORITHMS = {
     "INT8_SQ": "int8",
     "W8A16": "int8",
     "W8A8_SQ_PER_CHANNEL": "int8",
-    "NVFP4": "int4",
-    "W4A16_NVFP4": "int4",
+    "NVFP4": "fp4",
+    "W4A16_NVFP4": "fp4",
     "W4A16": "int4",
     "W4A16_AWQ": "int4",
     "W4A8_AWQ": "int4",
 }
-"""Of ModelOpt. Formats of four bits are one format here: the same bytes, scales not counted."""
+"""Of ModelOpt. What activations are in is the plan's choice, not the checkpoint's."""
 
 
 def weight_format(config: Config, modelopt: Config | None = None) -> str:

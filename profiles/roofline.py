@@ -164,7 +164,7 @@ class Roofline:
             steps=experts / ep,
             streamed=rows * ((3.0 if gated else 2.0) * inner / tp + hidden) * 2.0,
         )
-        return self._cost("moe", weight if weight == "int4" else work.form, work, m > 0)
+        return self._cost("moe", _kernel(weight, work.form), work, m > 0)
 
     def stream(self, read_bytes: FloatArray) -> Cost:
         moved = np.asarray(read_bytes, np.float64)
@@ -231,6 +231,11 @@ class Roofline:
             bytes=np.where(there, moved, 0.0),
             provenance=np.full(seconds.shape, MODELLED, np.int8),
         )
+
+
+def _kernel(weight: str, form: str) -> str:
+    """Format under which the kernels of experts were measured: four bits widened to bf16 are one kind."""
+    return "int4" if FORMAT_BYTES[weight] == 0.5 and form == "bf16" else form
 
 
 def _wider(weight: str, activation: str) -> str:

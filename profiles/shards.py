@@ -34,6 +34,20 @@ class Matrix:
     copies: int = 1
 
 
+def held_format(part: str, weight_format: str) -> str:
+    """Format of the matrices of a part under a weight format.
+
+    Engines know MXFP4 for routed experts alone (gpt-oss; ``Mxfp4Config`` of vLLM leaves linear layers as they
+    are): the rest stays in bf16.
+
+    Examples
+    --------
+    >>> held_format("moe", "mxfp4"), held_format("qkv", "mxfp4"), held_format("qkv", "fp4")
+    ('mxfp4', 'bf16', 'fp4')
+    """
+    return "bf16" if weight_format == "mxfp4" and part != "moe" else weight_format
+
+
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 

@@ -72,12 +72,16 @@ _GEMM_FORMATS: dict[tuple[str, str], tuple[str, ...]] = {
     ("int8", "int8"): ("sq",),
     ("int8", "bf16"): ("int8_wo",),
     ("int4", "bf16"): ("int4_wo",),
+    ("fp4", "fp4"): ("nvfp4",),
 }
 _MOE_FORMATS: dict[tuple[str, str], tuple[str, ...]] = {
     ("bf16", "bf16"): ("bfloat16",),
     # Blocks first: published fp8 experts have them, and one scale per tensor is up to 7 times slower on H200.
     ("fp8", "fp8"): ("fp8_block", "fp8"),
     ("int4", "bf16"): ("int4_wo", "w4a16_mxfp4"),
+    ("fp4", "fp4"): ("nvfp4",),
+    ("mxfp4", "bf16"): ("w4a16_mxfp4",),
+    ("mxfp4", "fp8"): ("w4a8_mxfp4_mxfp8",),
 }
 _OWN_KERNELS = {"sq", "int8_wo", "int4_wo"}  # engines differ too much to borrow these from another
 _HEADS = ("q_heads", "kv_heads", "head_dim", "window")

@@ -87,7 +87,7 @@ _ROUTED = {"distribution": "power_law_1.01"}
 CASES = [
     Case(
         operation="gemm", table="gemm", ask=_gemm,
-        formats={"bf16": {"gemm_dtype": "bfloat16"}, "fp8": {"gemm_dtype": "fp8"}},
+        formats={"bf16": {"gemm_dtype": "bfloat16"}, "fp8": {"gemm_dtype": "fp8"}, "fp4": {"gemm_dtype": "nvfp4"}},
     ),
     Case(
         operation="prefill", table="prefill", formats=_KV,
@@ -117,6 +117,7 @@ CASES = [
             "bf16": {"moe_dtype": "bfloat16", **_ROUTED},
             "fp8": {"moe_dtype": "fp8", **_ROUTED},
             "int4": {"moe_dtype": "int4_wo", **_ROUTED},
+            "fp4": {"moe_dtype": "nvfp4", **_ROUTED},
         },
     ),
 ]  # fmt: skip

@@ -44,9 +44,9 @@ from traces.trace import Trace
 
 SHAPES = """assumed for all rows alike: host overheads of vllm-v1; 8192 tokens an iteration; vLLM: policy vllm-v1,
 SGLang: vllm-v0 (prompts first, not mixed), TensorRT-LLM: orca (whole prompts, mixed); KV cache in fp8 beside
-quantized weights on Blackwell, in TensorRT-LLM and for the public Llama of vLLM, else bf16; fp4 as four-bit
-weights computed in fp8; lengths of the public database (InferenceX) uniform from 0.8 to 1 of the nominal, else
-the nominal; ten times the concurrency in requests, the first burst included"""
+quantized weights on Blackwell, in TensorRT-LLM and for the public Llama of vLLM, else bf16; gpt-oss
+beside MXFP8 on Blackwell, bf16 on Hopper; lengths of the public database (InferenceX) uniform from 0.8 to 1
+of the nominal, else the nominal; ten times the concurrency in requests, the first burst included"""
 DEVICES = {
     "h100_sxm": "h100-sxm-80gb",
     "h200_sxm": "h200-sxm-141gb",
@@ -67,8 +67,11 @@ THEIR_NAMES = {
     "nvidia/Qwen3-32B-NVFP4": "Qwen/Qwen3-32B",
 }
 """Configurations that the package ships under another name."""
-FORMATS = {"fp8": ("fp8", "fp8"), "fp4": ("int4", "fp8"), "int4": ("int4", "bf16"), "bf16": ("bf16", "bf16")}
-"""Weights and activations. There is no format of four bits that computes in four."""
+FORMATS = {
+    "fp8": ("fp8", "fp8"), "fp4": ("fp4", "fp4"), "mxfp4": ("mxfp4", "fp8"), "mxfp4 weights": ("mxfp4", "bf16"),
+    "int4": ("int4", "bf16"), "bf16": ("bf16", "bf16"),
+}  # fmt: skip
+"""Weights and activations."""
 POLICIES = {"vllm": "vllm-v1", "sglang": "vllm-v0", "trtllm": "orca"}
 TOKEN_BUDGET = 8192
 FREE_SHARE = 0.8
@@ -199,8 +202,8 @@ def read_row(record: dict[str, Any]) -> Row:
         concurrency = min(concurrency, int(record["batch_size"]))
     precision = record["precision"]
     format_ = precision if isinstance(precision, str) else model.weight_format
-    if "gpt-oss" in path:  # the checkpoint is in MXFP4, whatever was computed with
-        format_ = "fp4" if record["system"] in BLACKWELL else "int4"
+    if "gpt-oss" in path:  # the checkpoint is in MXFP4; only Blackwell multiplies it with 8 bits
+        format_ = "mxfp4" if record["system"] in BLACKWELL else "mxfp4 weights"
     weights, activations = FORMATS[format_]
     seqs = -(-concurrency // dp)
     engine, system = record["backend"], record["system"]

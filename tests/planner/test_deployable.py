@@ -56,12 +56,27 @@ def test_layouts(model, widths, engines):
         (("bf16", "bf16", "fp8"), load_device("v100-sxm-32gb"), set()),
         (("bf16", "bf16", "bf16"), load_device("mi300x"), {"vLLM", "SGLang"}),
         (("int8", "int8", "bf16"), load_device("b200"), set()),
+        (("fp4", "fp4", "fp8"), load_device("b200"), ALL),
+        (("fp4", "bf16", "bf16"), load_device("b200"), set()),
+        (("fp4", "fp4", "bf16"), H100, set()),
+        (("fp4", "bf16", "bf16"), H100, {"vLLM"}),
+        (("fp4", "bf16", "bf16"), load_device("mi300x"), set()),
+        (("mxfp4", "bf16", "bf16"), H100, set()),
     ],
 )
 def test_formats_and_devices(formats, device, engines):
     weights, activations, kv = formats
     plan = Plan(layers_per_stage=(32,), weight_format=weights, activation_format=activations, kv_format=kv)
     assert set(deployable(plan, LLAMA, device)) == engines
+
+
+@pytest.mark.parametrize(
+    ("device", "activations", "engines"),
+    [(H100, "bf16", ALL), (H100, "fp8", set()), (load_device("b200"), "fp8", ALL)],
+)
+def test_experts_in_mxfp4(device, activations, engines):
+    plan = Plan(layers_per_stage=(36,), weight_format="mxfp4", activation_format=activations)
+    assert set(deployable(plan, load_model("gpt-oss-120b"), device)) == engines
 
 
 @pytest.mark.parametrize(

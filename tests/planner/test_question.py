@@ -111,7 +111,7 @@ def test_slos_refused_in_one_line(text):
 
 def test_slo_units():
     assert [
-        parse_slo(f"tpot_p95<={limit}").limit_s for limit in ("40ms", "0.04s", "40000us")
+        parse_slo(f"tpot_p95<={limit}").limit for limit in ("40ms", "0.04s", "40000us")
     ] == pytest.approx([0.04] * 3)
 
 
@@ -130,6 +130,9 @@ def test_published_formats_by_default():
         ("a100-sxm-80gb", "int8", "int8"),
         ("v100-sxm-32gb", "int8", "bf16"),
         ("h100", "int4", "bf16"),
+        ("h100", "fp4", "bf16"),
+        ("b200", "fp4", "fp4"),
+        ("b200", "mxfp4", "bf16"),
         ("h100", "fp32", "fp32"),
     ],
 )

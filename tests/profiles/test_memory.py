@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from profiles import memory
 from profiles.errors import InputError
+from profiles.huggingface import load_model
 from profiles.plan import EngineSettings, Plan
 from tests.profiles.handmade import (
     CLIP,
@@ -98,8 +99,21 @@ def test_formats_shrink_matrices_only():
     vocabulary = 2 * 2 * 128256 * 8192
     assert sizes[2] - vocabulary == pytest.approx((sizes[1] - vocabulary) / 2, rel=1e-3)
     assert sizes[3] - vocabulary == pytest.approx((sizes[1] - vocabulary) * 0.5195 / 2, rel=1e-3)
+    fp4 = memory.stage_weight_bytes(LLAMA_70B, whole(LLAMA_70B, weight_format="fp4"))[0]
+    assert fp4 - vocabulary == pytest.approx((sizes[1] - vocabulary) * 4.5 / 16, rel=1e-3)
     half = memory.kv_bytes_per_token(LLAMA_70B, whole(LLAMA_70B, kv_format="fp8"))
     assert half == (160 * 1024,)
+
+
+def test_mxfp4_holds_experts_alone():
+    matrix = memory.Matrix(part="moe", n=64, k=96)
+    assert memory.matrix_bytes(matrix, "mxfp4") == 64 * 96 * 4.25 / 8
+    for part in ("qkv", "attention_output", "ffn", "shared_experts"):
+        other = memory.Matrix(part=part, n=64, k=96)
+        assert memory.matrix_bytes(other, "mxfp4") == memory.matrix_bytes(other, "bf16")
+    oss = load_model("gpt-oss-120b")
+    size = memory.stage_weight_bytes(oss, whole(oss, weight_format="mxfp4"))[0]
+    assert size == pytest.approx(65.2e9, rel=0.02)  # the published checkpoint
 
 
 def test_encoders():

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiles import silicon_tables
+from profiles.device import load_device
 from profiles.errors import InputError
 from profiles.ops import EXTRAPOLATED, INTERPOLATED, MEASURED, MODELLED, Cost, Link
 from profiles.plan import FORMAT_BYTES
+from profiles.roofline import Roofline
 from profiles.silicon import Silicon, coverage, silicon_available, silicon_systems
 from profiles.silicon_curves import Curve, isotonic, isotonic2
 from profiles.silicon_shapes import (
@@ -299,7 +301,7 @@ SHAPES = st.fixed_dictionaries(
     {
         "operation": st.sampled_from(OPERATIONS),
         "width": st.sampled_from([1, 2, 4, 7, 8, 16, 28, 64, 100]),
-        "format": st.sampled_from(["bf16", "fp8", "int8", "int4"]),
+        "format": st.sampled_from(["bf16", "fp8", "int8", "int4", "fp4", "mxfp4"]),
         "kind": st.sampled_from(["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p"]),
         "window": st.sampled_from([0, 128, 4096]),
         "seed": st.integers(0, 2**31),
@@ -311,7 +313,7 @@ def along(silicon, operation, width, format, kind, window, seed):
     """Cost along its load, for a shape drawn at random; the load rises from 0 to beyond what was measured."""
     rng = np.random.default_rng(seed)
     load = np.unique(np.concatenate([[0, 1, 2], np.exp(rng.uniform(0, 13, 200)).astype(np.int64)]))
-    kv = "bf16" if format == "int4" else format
+    kv = "bf16" if "4" in format else format
     activation = "fp8" if format == "fp8" else "bf16"
     heads = HEADS | {"window": window, "kv": kv}
     if operation == "gemm":
@@ -347,6 +349,20 @@ def test_no_time_falls_when_the_load_grows(h100, shape):
     assert (cost.seconds[1:] > 0).all()
     assert cost.provenance.min() >= MEASURED
     assert cost.provenance.max() <= MODELLED
+
+
+@measured
+def test_four_bits_are_those_that_were_measured():
+    b200 = Silicon("b200_sxm", fallback=Roofline(load_device("b200")))
+    rows = np.array([1, 4096])
+    shape = {"n": 8192, "k": 8192}
+    wide, narrow = (b200.gemm(rows, **shape, weight=f, activation=f) for f in ("fp8", "fp4"))
+    assert (narrow.provenance == MEASURED).all()
+    assert (narrow.seconds < wide.seconds).all()
+    experts = {"hidden": 2880, "inner": 2880, "experts": 128, "top_k": 4, "tp": 1, "ep": 1, "gated": True}
+    for activation in ("bf16", "fp8"):
+        cost = b200.moe(rows, **experts, weight="mxfp4", activation=activation)
+        assert (cost.provenance < MODELLED).all()
 
 
 @measured
