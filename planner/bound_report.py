@@ -5,7 +5,6 @@ of the table is in its class; ``planner.gap`` says where the difference comes fr
 """
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from formulations.problem import Limits
+from planner import units
 from planner.bounds import PlanBound, PlanBounds
 from planner.errors import NoFeasiblePlan
 from planner.exact import Exact, exact, why_not
@@ -38,8 +38,6 @@ BOUNDED: dict[str, Objective] = {
     **{name: OBJECTIVES[name] for name in ("latency", "ttft", "energy")},
 }
 """Objectives of a report."""
-
-UNITS_S = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,10 +332,10 @@ def parse_window(text: str) -> float:
     >>> parse_window("60s"), parse_window("1.5min")
     (60.0, 90.0)
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)
-    if match is None or match[2] not in UNITS_S or not 0 < float(match[1]) < math.inf:
-        raise InputError(f"--window {text!r}: expected a time such as 60s, 500ms, 5min or 1h")
-    return float(match[1]) * UNITS_S[match[2]]
+    try:
+        return units.read(text, units.TIME)
+    except InputError as error:
+        raise InputError(f"--window {error}") from None
 
 
 __all__ = ["BoundReport", "Gap", "GapPart", "Scheduler", "Setting", "bound_report", "parse_window"]

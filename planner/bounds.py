@@ -25,6 +25,7 @@ makespan        seconds
 throughput      output tokens / makespan; the bound is an upper one
 goodput         requests within their SLO / makespan; upper
 energy          joules: idle power * (time from 0 to the last token) + what iterations draw above it
+power           mean watts from 0 to the last token: no less than idle devices draw
 cost            dollars: price per device second * devices * makespan
 """
 
@@ -48,7 +49,7 @@ from profiles.stepcost import PS, StepCost
 from traces.trace import Trace
 
 OBJECTIVES = ("latency", "ttft", "tpot", "itl", "makespan", "throughput", "energy", "goodput", "cost")
-"""Besides percentiles: ``p99-e2e``, ``p50-ttft``, ..."""
+"""Besides percentiles: ``p99-e2e``, ``p50-ttft``, ..., and ``power``, which limits and no question optimizes."""
 
 MAXIMIZED = ("throughput", "goodput")
 """Objectives whose bound is an upper one."""
@@ -226,6 +227,8 @@ class PlanBounds:
             return self.makespans_s
         if objective == "energy":
             return self.energy_j
+        if objective == "power":
+            return {"idle devices": self.step.idle_w * self.plan.replicas * SAFE}
         if objective == "cost":
             rate = device_usd_per_s * self.plan.devices
             return {name: rate * seconds for name, seconds in self.makespans_s.items()}

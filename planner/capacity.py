@@ -145,7 +145,7 @@ class _Rates:
             evaluator = self.at(factor)
             outcome = evaluator.outcome(candidate, evaluator.step(candidate))
             fine = not outcome.rejected and all(
-                metrics.slo_value(outcome, slo.metric, slo.percentile) <= slo.limit_s
+                metrics.slo_value(outcome, slo.metric, slo.percentile) <= slo.limit
                 for slo in evaluator.question.slos
             )
             pool = evaluator.question.fleet.pools[candidate.pool].name
@@ -157,7 +157,7 @@ class _Rates:
         own = self.evaluator
         bounds = PlanBounds(own.step(candidate), candidate.plan, own.stats)
         arrival_s = own.question.trace.arrival_s
-        names = [(name, slo.limit_s) for slo in own.question.slos if (name := bound_name(slo))]
+        names = [(name, slo.limit) for slo in own.question.slos if (name := bound_name(slo))]
 
         def hopeless(factor: float) -> bool:
             there = bounds.at(np.rint(arrival_s / factor * PS).astype(np.int64))

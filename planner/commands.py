@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner import units
 from planner.errors import NoFeasiblePlan
 from planner.printable import printable
 from planner.question import (
@@ -594,7 +595,7 @@ def scale_trace(file: Path, output: Path, options: Options, *, progress: Progres
 
     if options["rate"] and options["times"]:
         raise InputError("--rate and --times: give one of them")
-    span = _seconds(options["window"]) if options["window"] else None
+    span = _window(options["window"]) if options["window"] else None
     trace = _read(file, options["skip_bad_rows"], progress).trace
     if span:
         trace = transform.window(trace, *span)
@@ -607,16 +608,11 @@ def scale_trace(file: Path, output: Path, options: Options, *, progress: Progres
     _write(trace, output, progress)
 
 
-def _seconds(window: str) -> tuple[float, float]:
-    """``600:1200``, ``600:`` or ``:1200`` as start and end in seconds."""
-    start, colon, end = window.partition(":")
+def _window(text: str) -> tuple[float, float]:
     try:
-        span = float(start or 0), float(end or "inf")
-    except ValueError:
-        span = 0.0, 0.0
-    if not colon or not 0 <= span[0] < span[1]:
-        raise InputError(f"--window {window!r}: expected START:END in seconds, e.g. 600:1200 or 600:")
-    return span
+        return units.read_window(text)
+    except InputError as error:
+        raise InputError(f"--window {error}") from None
 
 
 def _write(trace: "Trace", output: Path, progress: Progress) -> None:

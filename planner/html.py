@@ -128,7 +128,7 @@ def _words(answer: Answer) -> Element:
 def _latency(question: Question, best: PlanResult, outcome: Outcome) -> Element:
     drawn = []
     for name in WORDS:
-        limits = [(slo.limit_s, slo.percentile, slo.text) for slo in question.slos if slo.metric == name]
+        limits = [(slo.limit, slo.percentile, slo.text) for slo in question.slos if slo.metric == name]
         curve = distribution(outcome, name)
         if curve:
             drawn.append(
@@ -147,7 +147,7 @@ def _latency(question: Question, best: PlanResult, outcome: Outcome) -> Element:
         for name in WORDS
     ]
     slos = [
-        [slo.text, quantity(slo.value, "s"), quantity(slo.limit, "s"), "met" if slo.met else "NOT met"]
+        [slo.text, quantity(slo.value, slo.unit), quantity(slo.limit, slo.unit), "met" if slo.met else "NOT met"]
         for slo in best.slos
     ]
     caption = (

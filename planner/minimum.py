@@ -203,7 +203,7 @@ def _nearest(
     """What the plan lacks that is nearest to the SLOs: of the simulated ones, else of those excluded."""
     misses = []
     for v in failed:
-        broken = [(s.value / s.limit, f"{v.item.plan.label} breaks {s.text}: {quantity_text(s.value, 's')}")
+        broken = [(s.value / s.limit, f"{v.item.plan.label} breaks {s.text}: {quantity_text(s.value, s.unit)}")
                   for s in v.result.slos if not s.met]  # fmt: skip
         lost = v.result.metrics["rejected"] or 0
         misses.append(max(broken, default=(lost, f"{v.item.plan.label} rejects {lost:.0f} requests")))
@@ -216,9 +216,9 @@ def _nearest(
             if (name := bound_name(slo))
         ]
         ratio, value, slo = max(
-            ((value / slo.limit_s, value, slo) for value, slo in values), key=lambda miss: miss[0]
+            ((value / slo.limit, value, slo) for value, slo in values), key=lambda miss: miss[0]
         )
-        words = f"no scheduler of {b.item.plan.label} gets {slo.key[:-2]} below {quantity_text(value, 's')}"
+        words = f"no scheduler of {b.item.plan.label} gets {slo.name} below {quantity_text(value, slo.unit)}"
         misses.append((ratio, words))
     return min(misses)[1] if misses else ""
 

@@ -40,7 +40,7 @@ from simulator import metrics
 from simulator.engine import LONGEST_S, simulate
 from simulator.outcome import Outcome
 
-_BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl"}
+_BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl", "power": "power"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +156,7 @@ class Evaluator:
     def bounded(self, candidate: Candidate) -> Bounded[Candidate]:
         """The plan with its bound, and whether an SLO is proven out of its reach."""
         hopeless = any(
-            self.bound(candidate, name).value > slo.limit_s
+            self.bound(candidate, name).value > slo.limit
             for slo in self.question.slos
             if (name := bound_name(slo)) is not None
         )
@@ -227,7 +227,8 @@ class Evaluator:
             SloResult(
                 text=slo.text,
                 value=metrics.slo_value(outcome, slo.metric, slo.percentile),
-                limit=slo.limit_s,
+                limit=slo.limit,
+                unit=slo.unit,
             )
             for slo in question.slos
         )
@@ -315,11 +316,11 @@ def bound_name(slo: Slo) -> str | None:
 
 
 def goodput_limits(slos: tuple[Slo, ...]) -> dict[str, float]:
-    """Per-request limits of a question: its SLOs, whatever their percentile. ITL is not per request."""
+    """Per-request limits of a question: its SLOs, whatever their percentile. ITL and power are not per request."""
     limits: dict[str, float] = {}
     for slo in slos:
-        if slo.metric != "itl":
-            limits[slo.metric] = min(slo.limit_s, limits.get(slo.metric, math.inf))
+        if slo.metric in metrics.SLO_VALUES:
+            limits[slo.metric] = min(slo.limit, limits.get(slo.metric, math.inf))
     return limits
 
 

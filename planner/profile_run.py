@@ -6,12 +6,11 @@ from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 
+from planner import units
 from planner.printable import printable
 from profiles.errors import InputError, nearest
 from profiles.own_rows import FACTS, OPERATIONS, read_facts
 from profiles.profiler import POINT_S, Bench, Summary, profile, sweeps_of
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_budget(text: str) -> float:
@@ -22,14 +21,10 @@ def parse_budget(text: str) -> float:
     >>> parse_budget("10m"), parse_budget("90")
     (600.0, 90.0)
     """
-    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
     try:
-        seconds = float(number) * _UNITS[unit]
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"--budget {text!r}: expected a time above 0, e.g. 90s, 10m or 2h")
-    return seconds
+        return units.read(text, units.SPAN)
+    except InputError as error:
+        raise InputError(f"--budget {error}") from None
 
 
 def parse_operations(text: str) -> tuple[str, ...]:

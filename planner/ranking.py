@@ -13,11 +13,12 @@ Metrics = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloResult:
-    """One SLO of the question on one plan. ``value`` and ``limit`` in seconds."""
+    """One SLO of the question on one plan. ``value`` and ``limit`` in ``unit``: seconds, of power watts."""
 
     text: str
     value: float
     limit: float
+    unit: str = "s"
 
     @property
     def met(self) -> bool:
@@ -142,7 +143,7 @@ def why_lost(loser: PlanResult, winner: PlanResult, objective: Objective) -> str
         return f"rejects {loser.metrics['rejected']:.0f} requests that it cannot serve"
     if not loser.meets_slos:
         missed = next(slo for slo in loser.slos if not slo.met)
-        return f"breaks {missed.text}: {quantity(missed.value, 's')}"
+        return f"breaks {missed.text}: {quantity(missed.value, missed.unit)}"
     if objective.name in ("energy", "cost"):
         return (
             f"{loser.plan.devices} devices busy {1 - (loser.metrics['idle_share'] or 0):.0%} of the time, "

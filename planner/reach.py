@@ -24,18 +24,21 @@ class Reach:
     ----------
     text
         The SLO as the user wrote it.
-    value_s
+    value
         The best that was simulated, None where that is infinite.
     plan
         Which plan has it, in the words of ``--plan``.
-    bound_s
+    bound
         No scheduler of any feasible plan is below; None where nothing is known.
+    unit
+        Of value and bound: seconds, of power watts.
     """
 
     text: str
-    value_s: float | None
+    value: float | None
     plan: str
-    bound_s: float | None
+    bound: float | None
+    unit: str = "s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +52,14 @@ class Shortfall:
     relaxations: tuple[str, ...]
 
 
-def shortfall(
-    question: Question, results: Sequence[PlanResult], bounds_s: Sequence[float | None]
-) -> Shortfall:
+def shortfall(question: Question, results: Sequence[PlanResult], bounds: Sequence[float | None]) -> Shortfall:
     """Of simulated plans, at least one, none of which meets every SLO.
 
     Parameters
     ----------
     results
         Nearest first (``planner.ranking``); ``slos`` in the order of the question.
-    bounds_s
+    bounds
         For each SLO what no feasible plan gets below.
     """
     slos = []
@@ -68,9 +69,10 @@ def shortfall(
         slos.append(
             Reach(
                 text=slo.text,
-                value_s=value if math.isfinite(value) else None,
+                value=value if math.isfinite(value) else None,
                 plan=name_of(question, best),
-                bound_s=bounds_s[i],
+                bound=bounds[i],
+                unit=slo.unit,
             )
         )
     return Shortfall(slos=tuple(slos), relaxations=tuple(_relaxations(question, results)))
@@ -103,20 +105,20 @@ def _relaxations(question: Question, results: Sequence[PlanResult]) -> list[str]
     return found[:MOST]
 
 
-def loosened(slo: Slo, value_s: float) -> str:
-    """The SLO with a limit that ``value_s`` meets, rounded up to two digits.
+def loosened(slo: Slo, value: float) -> str:
+    """The SLO with a limit that ``value`` (seconds or watts) meets, rounded up to two digits.
 
     Examples
     --------
     >>> loosened(parse_slo("ttft_p99<=500ms"), 0.8312), loosened(parse_slo("e2e_mean<=2s"), 12.01)
     ('ttft_p99<=840ms', 'e2e_mean<=13s')
     """
-    unit, scale = ("ms", 3) if value_s < 1 else ("s", 0)
-    exact = Decimal(value_s).scaleb(scale)
+    unit, scale = ("ms", 3) if slo.unit == "s" and value < 1 else (slo.unit, 0)
+    exact = Decimal(value).scaleb(scale)
     step = Decimal(1).scaleb(exact.adjusted() - 1)
     limit = exact // step * step
     while True:
-        text = f"{slo.key[:-2]}<={limit:f}{unit}"
-        if value_s <= parse_slo(text).limit_s:
+        text = f"{slo.name}<={limit:f}{unit}"
+        if value <= parse_slo(text).limit:
             return text
         limit += step

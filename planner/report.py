@@ -67,7 +67,12 @@ def result_dict(result: PlanResult, rank: int) -> dict[str, Any]:
         "bound_name": result.bound_name,
         "meets_slos": result.meets_slos,
         "slos": [
-            {"slo": s.text, "value_s": _finite(s.value), "limit_s": s.limit, "met": s.met}
+            {
+                "slo": s.text,
+                f"value_{s.unit.lower()}": _finite(s.value),
+                f"limit_{s.unit.lower()}": s.limit,
+                "met": s.met,
+            }
             for s in result.slos
         ],
         "deployable": bool(result.deployable),
@@ -111,7 +116,12 @@ def answer_dict(answer: "Answer") -> dict[str, Any]:
     }
     if answer.shortfall:
         slos = [
-            {"slo": r.text, "value_s": r.value_s, "plan": r.plan, "bound_s": r.bound_s}
+            {
+                "slo": r.text,
+                f"value_{r.unit.lower()}": r.value,
+                "plan": r.plan,
+                f"bound_{r.unit.lower()}": r.bound,
+            }
             for r in answer.shortfall.slos
         ]
         relaxations = list(answer.shortfall.relaxations)
@@ -274,7 +284,7 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
         )
         yield name, values
     for slo in best.slos:
-        yield "SLO", f"{slo.text}: {quantity(slo.value, 's')}, {'met' if slo.met else 'NOT met'}"
+        yield "SLO", f"{slo.text}: {quantity(slo.value, slo.unit)}, {'met' if slo.met else 'NOT met'}"
     if answer.shortfall:
         yield from _shortfall_rows(answer.shortfall)
     share = split_latency(best)
@@ -316,8 +326,9 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
 
 def _shortfall_rows(found: "Shortfall") -> Iterator[tuple[str, str]]:
     for reach in found.slos:
-        bound = "no bound known" if reach.bound_s is None else f"no plan below {quantity(reach.bound_s, 's')}"
-        best = quantity(math.inf if reach.value_s is None else reach.value_s, "s")
+        floor = quantity(reach.bound, reach.unit)
+        bound = "no bound known" if reach.bound is None else f"no plan below {floor}"
+        best = quantity(math.inf if reach.value is None else reach.value, reach.unit)
         yield "at best", f"{reach.text}: {best} simulated ({reach.plan}); {bound}"
     for words in found.relaxations:
         yield "would do", words

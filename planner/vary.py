@@ -23,7 +23,8 @@ from planner.axes import parse_pairs
 from planner.objective import OBJECTIVES
 from planner.printable import printable
 from planner.question import Question
-from planner.slo import METRICS, Slo, parse_slo
+from planner.slo import LATENCIES, METRICS, POWER, Slo, parse_slo
+from planner.units import read_scaling
 from profiles.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ SLO = "slo."
 WIDE = ("model", "device", "gpus", "nodes", "rate", "objective", "engine")
 """Axes that no plan has."""
 
-_SLO_AXES = tuple(f"{SLO}{metric}_{statistic}" for metric in METRICS for statistic in ("mean", "p95", "p99"))
+_SLO_AXES = (
+    *(f"{SLO}{metric}_{statistic}" for metric in LATENCIES for statistic in ("mean", "p95", "p99")),
+    f"{SLO}{POWER}_mean",
+)
 _NAMES = (*WIDE, *PLAN_AXES)
 _SLO_NAME = re.compile(rf"slo\.({'|'.join(METRICS)})_(mean|p[0-9.]+)")
-_RATE = re.compile(r"x(?P<times>[0-9.eE+-]+)|(?P<per_s>[0-9.eE+-]+)/s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,25 +150,19 @@ def _check(name: str, value: str) -> None:
         parse_pairs(f"{name}={value}")
 
 
-def _slo(name: str, value: str) -> Slo | None:
-    metric = name[len(SLO) :]
-    slo = parse_slo(f"{metric}<={'1s' if value == 'none' else value}")
-    return None if value == "none" else slo
+def _slo(name: str, value: str) -> Slo:
+    """The SLO of an axis; of ``none`` the limit is any."""
+    own = name[len(SLO) :]
+    some = "1W" if own.startswith(POWER) else "1s"
+    return parse_slo(f"{own}<={some if value == 'none' else value}")
 
 
 def _scaler(value: str) -> Callable[["Trace"], "Trace"]:
     """What a rate does to a trace."""
     from traces.transform import at_rate, scale_rate
 
-    match = _RATE.fullmatch(value)
-    try:
-        times, per_s = (float(match[kind]) if match and match[kind] else None for kind in ("times", "per_s"))
-    except ValueError:
-        times = per_s = None
-    given = times if times is not None else per_s
-    if given is None or not 0 < given < float("inf"):
-        raise InputError("expected times the trace's rate, as in x0.5, or requests per second, as in 4/s")
-    return lambda trace: at_rate(trace, per_s) if times is None else scale_rate(trace, given)  # type: ignore[arg-type]
+    kind, given = read_scaling(value)
+    return lambda trace: (at_rate if kind == "rate" else scale_rate)(trace, given)
 
 
 def apply(question: Question, values: Mapping[str, str]) -> Question:
@@ -193,9 +190,8 @@ def apply(question: Question, values: Mapping[str, str]) -> Question:
             changes[name] = value
         elif name.startswith(SLO):
             slo = _slo(name, value)
-            key = parse_slo(f"{name[len(SLO) :]}<=1s")
-            slos.pop((key.metric, key.percentile), None)
-            if slo is not None:
+            slos.pop((slo.metric, slo.percentile), None)
+            if value != "none":
                 slos[slo.metric, slo.percentile] = slo
         elif name not in WIDE:
             fixed |= dict(parse_pairs(f"{name}={value}"))

@@ -173,7 +173,7 @@ def differences(old: Plan, new: Plan) -> str:
 
 def _lacks(result: PlanResult) -> str:
     """What makes a simulated plan not acceptable."""
-    broken = ", ".join(f"{slo.text}: {quantity(slo.value, 's')}" for slo in result.slos if not slo.met)
+    broken = ", ".join(f"{slo.text}: {quantity(slo.value, slo.unit)}" for slo in result.slos if not slo.met)
     return f"breaks {broken}" if broken else f"rejects {result.metrics['rejected']:.0f} requests"
 
 
@@ -209,8 +209,8 @@ def _fate(old: PlanResult, this: Scenario, evaluator: Evaluator) -> str:
         if (candidate.plan, candidate.pool) == (old.plan, home):
             for slo in question.slos:
                 name = bound_name(slo)
-                if name and (least := evaluator.bound(candidate, name).value) > slo.limit_s:
-                    return f"{label}: no scheduler gets {slo.key[:-2]} below {quantity(least, 's')}"
+                if name and (least := evaluator.bound(candidate, name).value) > slo.limit:
+                    return f"{label}: no scheduler gets {slo.name} below {quantity(least, slo.unit)}"
             bound = evaluator.objective_bound(candidate).value
             if evaluator.objective.score(bound) >= evaluator.objective.score(this.best.value):
                 return f"{label}: its bound cannot win"
@@ -243,7 +243,7 @@ def _relaxes(name: str, hard: Scenario, easy: Scenario) -> bool:
     if not name.startswith(SLO) or hard.question.objective == "goodput":
         return False
     limits = [
-        next((s.limit_s for s in sc.question.slos if s.key == f"{name[len(SLO) :]}_s"), float("inf"))
+        next((s.limit for s in sc.question.slos if s.name == name[len(SLO) :]), float("inf"))
         for sc in (hard, easy)
     ]
     return limits[1] > limits[0]

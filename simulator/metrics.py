@@ -81,19 +81,28 @@ def meets(outcome: Outcome, bounds_s: dict[str, float]) -> NDArray[np.bool_]:
 
 
 def slo_value(outcome: Outcome, metric: str, percentile: float | None) -> float:
-    """Value of ``ttft``, ``tpot``, ``itl`` or ``e2e`` at a percentile, or its mean for None. Seconds.
+    """Value of ``ttft``, ``tpot``, ``itl`` or ``e2e`` at a percentile, or its mean for None. Seconds; or watts of
+    ``power``, which has a mean alone.
 
     Infinite when a request was rejected and the metric is over all requests' latency: no finite
     latency was delivered to it.
     """
     if outcome.rejected and metric in ("ttft", "e2e"):
         return float("inf")
+    if metric == "power":
+        return mean_power_w(outcome) or 0.0
     if metric == "itl":
         return itl_mean_s(outcome) if percentile is None else itl_percentile_s(outcome, percentile)
     values = SLO_VALUES[metric](outcome)
     if not len(values):
         return 0.0
     return float(values.mean() if percentile is None else np.percentile(values, percentile))
+
+
+def mean_power_w(outcome: Outcome) -> float | None:
+    """Watts of all boards of the plan, idle ones included, from the start of the trace (time 0) to the last
+    token; None when there is none."""
+    return outcome.energy_j / (outcome.end_ps / PS) if outcome.end_ps else None
 
 
 def useful_flops(outcome: Outcome, step: StepCost) -> float:
@@ -182,7 +191,7 @@ def summary(
         "idle_share": max(0.0, 1 - outcome.stage_busy_ps / PS / (device_s * outcome.stages)),
         "energy_j": outcome.energy_j,
         "energy_per_generated_token_j": outcome.energy_j / generated if generated else None,
-        "mean_power_w": outcome.energy_j / (outcome.end_ps / PS) if outcome.end_ps else None,
+        "mean_power_w": mean_power_w(outcome),
     }
     if usd_per_device_hour is not None:
         cost = usd_per_device_hour / 3600 * devices * outcome.end_ps / PS

@@ -58,14 +58,14 @@ def test_the_best_is_between_the_bound_and_every_simulation(limits):
     near = Evaluator(asked(limits), silicon=False).lowest(candidates_of(asked(limits)))
     hopeless = any(entry and entry[0] > 1e-3 for entry in near)
     assert not hopeless or {entry[1].plan for entry in near if entry} <= {r.plan for r in certified.results}
-    assert [entry and entry[0] for entry in near] == [reach.bound_s for reach in whole.shortfall.slos]
+    assert [entry and entry[0] for entry in near] == [reach.bound for reach in whole.shortfall.slos]
     for i, (all_of, some) in enumerate(zip(whole.shortfall.slos, certified.shortfall.slos, strict=True)):
         best = min(r.slos[i].value for r in whole.results)
-        assert all_of.value_s == best <= some.value_s and all_of.text == limits[i]
-        assert all_of.bound_s == some.bound_s
-        assert (some.bound_s is None) == bool(re.match(r"itl_p", limits[i]))
-        assert some.bound_s is None or 0 < some.bound_s <= best
-        assert some.value_s in [r.slos[i].value for r in found_by(some.plan.split(), certified.results)]
+        assert all_of.value == best <= some.value and all_of.text == limits[i]
+        assert all_of.bound == some.bound
+        assert (some.bound is None) == bool(re.match(r"itl_p", limits[i]))
+        assert some.bound is None or 0 < some.bound <= best
+        assert some.value in [r.slos[i].value for r in found_by(some.plan.split(), certified.results)]
 
 
 @pytest.mark.parametrize("limits", TIGHT, ids=" ".join)
@@ -99,7 +99,7 @@ def test_a_search_cut_short_simulates_no_more():
     limits = ["itl_p99<=1us", "ttft_p99<=100s"]
     answer = optimize(asked(limits, objective="energy"), silicon=False, max_simulations=1)
     assert answer.certificate.simulated == 1 < answer.certificate.feasible
-    assert answer.shortfall.slos[0].value_s == answer.results[0].slos[0].value
+    assert answer.shortfall.slos[0].value == answer.results[0].slos[0].value
 
 
 def test_the_nearest_comes_first_where_none_holds():
@@ -114,7 +114,7 @@ def test_the_nearest_comes_first_where_none_holds():
 def test_a_loosened_limit_is_met_and_has_two_digits(value):
     slo = parse_slo(loosened(parse_slo("tpot_p99.9<=1ms"), value))
     assert slo.key == "tpot_p99.9_s"
-    assert value <= slo.limit_s <= value * 1.1001
+    assert value <= slo.limit <= value * 1.1001
     digits = re.search(r"<=([0-9.]+)", slo.text)[1].replace(".", "").strip("0")
     assert len(digits) <= 2
 
