@@ -303,8 +303,10 @@ def class_words(setting: Setting, name: str) -> str:
         f"iterations of at most {engine.token_budget:,} new tokens (more where prompts stay whole) and "
         f"{engine.max_seqs:,} sequences{each}, {room:,} KV tokens{each}"
     )
-    if "while busy" in name:  # see planner.energy
-        return "work-conserving, without swapping: " + words.replace(" (recompute or swap)", "")
+    if "while busy" in name:  # see planner.busy_energy
+        return "work-conserving, preempting only a full cache, without swapping: " + words.replace(
+            "stalling, chunking and preemption (recompute or swap)", "stalling, chunks that fill iterations"
+        )
     return words
 
 

@@ -87,11 +87,11 @@ class PlanBounds:
     def __init__(self, step: StepCost, plan: Plan, stats: TraceStats) -> None:
         self.step, self.plan, self.stats = step, plan, stats
         budget = plan.engine.token_budget
-        chunks = plan.engine.chunks_prefill and step.chunkable
+        self.cuts = plan.engine.chunks_prefill and step.chunkable
         self.limits = Limits(
             ranks=step.ranks,
             kv=max(step.kv_blocks * plan.engine.block_size, stats.longest),
-            tokens=min(step.max_tokens, budget) if chunks else step.max_tokens,
+            tokens=min(step.max_tokens, budget) if self.cuts else step.max_tokens,
             sequences=min(plan.engine.max_seqs, step.max_seqs),
         )
         self.alone = Alone(step, self.limits, stats)
@@ -153,6 +153,7 @@ class PlanBounds:
             self.step, self.limits, self.stats,
             replicas=self.plan.replicas, end_ps=max(self._ends_ps.values()),
             busy_ps=self.machines.busy_ps(), swaps=self.plan.engine.preemption == "swap",
+            cuts=self.cuts, block_size=self.plan.engine.block_size,
         )  # fmt: skip
 
     def percentile_s(self, metric: str, q: float) -> dict[str, float]:

@@ -265,9 +265,13 @@ TIGHT = {
         {"local_nj": table(900 * M, 0), "local_ps": table(900, 0)}, burst(8, 1, 60), "energy",
         "idle power and work, iterations counted by sequences",
     ),
+    "energy of the longest answer": (
+        {"local_nj": table(900 * M, 0), "local_ps": table(900, 0)}, burst(1, 1, 60), "energy",
+        "idle power, work and the longest answer",
+    ),
     "energy while busy": (
         {"local_nj": table(900 * M, 0), "local_ps": table(900 * M, 0)}, burst(1, 1, 60), "energy",
-        "idle power and work while busy, iterations counted by sequences",
+        "idle power and work while busy",
     ),
 }  # fmt: skip
 
