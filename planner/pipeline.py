@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.binding import Binding, binding_of
 from planner.bounds import PlanBound, PlanBounds
 from planner.deployable import deployable
 from planner.errors import NoFeasiblePlan, NoPlanInTime
@@ -32,6 +33,7 @@ from profiles.errors import InputError
 from profiles.fleet import Pool
 from profiles.memory import footprint
 from profiles.model import Model
+from profiles.moved import AS_IT_IS, Moved
 from profiles.ops import Operations
 from profiles.plan import Plan
 from profiles.power import PowerModel
@@ -47,7 +49,7 @@ _BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl"
 class Answer:
     """What was asked and found. ``results``: simulated plans in rank order; ``searched``: whether they
     are the best of a space (``among`` and the certificate say of what), or one plan that was named; ``shortfall``: how
-    near plans get where a space has none that meets every SLO."""
+    near plans get where a space has none that meets every SLO; ``binding``: what binds the first result."""
 
     headline: str
     question: dict[str, object]
@@ -61,6 +63,7 @@ class Answer:
     searched: bool = True
     among: str = "all feasible plans"
     shortfall: Shortfall | None = None
+    binding: Binding | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +86,15 @@ class Evaluator:
         Use the measured tables of ``aiconfigurator-core`` where it is installed and knows the device.
     store
         Shared with evaluators of other questions; None keeps no tables and no simulations.
+    moved
+        How far the profile is moved from what it says (``zenith sensitivity``).
     """
 
     def __init__(
         self, question: Question, *, tables: Path | None = None, silicon: bool = True,
-        store: Store | None = None,
+        store: Store | None = None, moved: Moved = AS_IT_IS,
     ) -> None:  # fmt: skip
-        self.question = question
+        self.question, self.moved = question, moved
         self.store = store or Store(most_bytes=0)
         self.objective = OBJECTIVES[question.objective]
         self.stats = TraceStats(question.trace)
@@ -102,6 +107,8 @@ class Evaluator:
             content(question.model, pool.device, pool.power_cap_w, question.engine, tables, silicon)
             for pool in question.fleet.pools
         ]
+        if moved != AS_IT_IS:
+            self.profiles = [content(key, moved) for key in self.profiles]
         self.compilers: list[Compiler] = []
         for pool, key in zip(question.fleet.pools, self.profiles, strict=True):
             make = partial(self._compiler, pool, tables, silicon)
@@ -110,7 +117,11 @@ class Evaluator:
             self.sources.append(words)
 
     def _compiler(self, pool: Pool, tables: Path | None, silicon: bool) -> tuple[Compiler, str]:
-        operations, words = operations_of(pool, self.question.model, tables=tables, silicon=silicon)
+        operations, words = self.store.get(
+            "operations",
+            content(self.question.model, pool.device, tables, silicon),
+            lambda: operations_of(pool, self.question.model, tables=tables, silicon=silicon),
+        )
         power = PowerModel(pool.device, cap_w=pool.power_cap_w)
         watts = (
             "fitted to runs" if power.fitted_on == pool.device.name else f"modelled after {power.fitted_on}"
@@ -118,8 +129,8 @@ class Evaluator:
         compiler = Compiler(
             self.question.model,
             pool.device,
-            operations,
-            engine=load_engine(self.question.engine),
+            self.moved.operations(operations),
+            engine=self.moved.engine(load_engine(self.question.engine)),
             power=power,
         )
         return compiler, f"{pool.device.name}: {words}, power {watts}"
@@ -133,6 +144,11 @@ class Evaluator:
             "link_ffn": pool.link(plan.ffn_tp * plan.ffn_ep, placed.ffn_nodes),
             "stage_links": tuple(pool.link(2, 2 if crosses else 1) for crosses in placed.crossings),
         }
+
+    def candidate(self, result: PlanResult, candidates: Iterable[Candidate]) -> Candidate:
+        """Which of the candidates a result is of."""
+        pools = [pool.name for pool in self.question.fleet.pools]
+        return next(c for c in candidates if (c.plan, pools[c.pool]) == (result.plan, result.pool))
 
     def step_key(self, candidate: Candidate) -> tuple[object, ...]:
         """All that the cost tables of one replica follow from."""
@@ -151,6 +167,13 @@ class Evaluator:
                 max_prompt=self.longest.prompt,
             ),
             size=array_bytes,
+        )
+
+    def compiled(self, compiler: Compiler, candidate: Candidate) -> StepCost:
+        """The cost tables of one replica by another compiler."""
+        links, longest = self._links(candidate), self.longest
+        return compiler.compile(
+            candidate.plan, max_length=longest.request, max_prompt=longest.prompt, **links
         )
 
     def bounded(self, candidate: Candidate) -> Bounded[Candidate]:
@@ -384,9 +407,10 @@ def _no_plan(
 def optimize(
     question: Question, *, max_simulations: int | None = None, time_limit_s: float | None = None,
     everything: bool = False, workers: int = 1, tables: Path | None = None, silicon: bool = True,
-    progress: Callable[[str], None] = lambda text: None, store: Store | None = None,
+    progress: Callable[[str], None] = lambda text: None, store: Store | None = None, moved: Moved = AS_IT_IS,
 ) -> Answer:  # fmt: skip
-    """The certified answer to a question; a ``store`` shares work with other questions.
+    """The certified answer to a question; a ``store`` shares work with other questions, ``moved`` asks it of
+    another profile.
 
     Raises
     ------
@@ -397,7 +421,7 @@ def optimize(
     progress("enumerating plans")
     candidates = candidates_of(question, store)
     progress(f"{len(candidates)} feasible plans; bounding")
-    evaluator = Evaluator(question, tables=tables, silicon=silicon, store=store)
+    evaluator = Evaluator(question, tables=tables, silicon=silicon, store=store, moved=moved)
     bounded = []
     for candidate in candidates:
         bounded.append(evaluator.bounded(candidate))
@@ -436,7 +460,8 @@ def optimize(
     if not verified:
         notes.append("no plan can meet the SLOs, whatever its scheduler; shown: plans with the best bounds")
     answer = answer_of(question, evaluator, rank(results, evaluator.objective), certificate, notes)
-    return replace(answer, shortfall=missed)
+    binding = binding_of(evaluator, evaluator.candidate(answer.results[0], candidates))
+    return replace(answer, shortfall=missed, binding=binding)
 
 
 def simulate_plan(
@@ -467,7 +492,8 @@ def simulate_plan(
                 best=score if meets else None, proven=score if meets else None, gap=0.0,
             )  # fmt: skip
             answer = answer_of(question, evaluator, [result], certificate, notes)
-            return replace(answer, searched=False), outcome
+            binding = binding_of(evaluator, candidate)
+            return replace(answer, searched=False, binding=binding), outcome
         reasons += [f"{pool.name}: {reason}" for reason in found]
     raise NoFeasiblePlan(f"{plan.label}: " + "; ".join(reasons))
 

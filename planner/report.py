@@ -15,6 +15,7 @@ from profiles.plan import Plan
 from profiles.stepcost import PS
 
 if TYPE_CHECKING:
+    from planner.binding import Binding
     from planner.errors import NoFeasiblePlan
     from planner.pipeline import Answer
     from planner.reach import Shortfall
@@ -114,6 +115,9 @@ def answer_dict(answer: "Answer") -> dict[str, Any]:
         "launch": [{"engine": e, "command": c, "notes": n} for e, c, n in answer.launch],
         "notes": answer.notes,
     }
+    if answer.binding:
+        b = answer.binding
+        document["binding"] = {"resource": b.resource, "of": b.of, "total_s": b.total_s, "seconds": b.seconds}
     if answer.shortfall:
         slos = [
             {
@@ -292,6 +296,8 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
     busy = sum(best.breakdown_s.values()) or 1.0
     parts = sorted(best.breakdown_s.items(), key=lambda kv: -kv[1])[:5]
     yield "busy time is", ", ".join(f"{name} {v / busy:.0%}" for name, v in parts) or "none"
+    if answer.binding:
+        yield "binds", binding_text(answer.binding)
     yield (
         "throughput",
         f"{quantity(m['generated_tokens_per_s'], 'generated tokens/s')}, "
@@ -353,6 +359,14 @@ def percentages(parts: dict[str, float]) -> dict[str, int]:
     for name in by_remainder[: 100 - sum(whole.values())]:
         whole[name] += 1
     return whole
+
+
+def binding_text(binding: "Binding") -> str:
+    """Resources by what they take, largest first."""
+    whole = percentages(binding.seconds)
+    order = sorted(whole, key=lambda name: -binding.seconds[name])
+    said = ", ".join(f"{name} {whole[name]}%" for name in order if whole[name])
+    return f"{said or 'nothing'} of {binding.of}"
 
 
 def _percent(value: float | None) -> str:

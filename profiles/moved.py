@@ -1,0 +1,148 @@
+"""A profile moved away from what it says: to ask what hangs on one of its numbers, or on all of them at once.
+
+Numbers that can be moved, each by a factor:
+
+constants   ``iteration_s``, ``sequence_s``, ``prefill_s``, ``memory_scale``, ``compute_scale``,
+            ``collective_scale`` of the engine profile (``profiles.engine``)
+operations  the times of a family: ``gemm``, ``prefill_attention``, ``encoder_attention``, ``decode_attention``,
+            ``mla_prefill``, ``mla_decode``, ``moe``, ``stream``, ``all_reduce``, ``all_gather``,
+            ``reduce_scatter``, ``all_to_all``, ``p2p``
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from profiles.engine import CONSTANTS, EngineProfile
+from profiles.meter import compute_format
+from profiles.ops import Cost, FloatArray, Layer, Link, Operations
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
+FAMILIES = (
+    "gemm", "prefill_attention", "encoder_attention", "decode_attention", "mla_prefill", "mla_decode", "moe",
+    "stream", *COLLECTIVES,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Independent log-normal errors of every operation and shape.
+
+    Parameters
+    ----------
+    sigma
+        (family, format) -> standard deviation of the logarithm by provenance, best first (4 numbers, >= 0);
+        format "" where a family has one for all.
+    seed, draw
+        Which errors: the same pair gives the same ones, whatever is asked first.
+    """
+
+    sigma: tuple[tuple[tuple[str, str], tuple[float, float, float, float]], ...]
+    seed: int
+    draw: int
+
+    def normal(self, *what: object) -> FloatArray:
+        """Four standard normal numbers that belong to ``what``.
+
+        Examples
+        --------
+        >>> noise = Noise(sigma=(), seed=0, draw=1)
+        >>> bool((noise.normal("gemm", 8) == noise.normal("gemm", 8)).all())
+        True
+        """
+        name = hashlib.sha256(repr((self.seed, self.draw, what)).encode()).digest()
+        return np.random.default_rng(np.frombuffer(name, np.uint32)).standard_normal(4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """Factors of numbers of the profile, ``noise`` besides; what is not named stays as it is.
+
+    Raises
+    ------
+    ValueError
+        When a name is unknown or a factor is not above 0.
+
+    Examples
+    --------
+    >>> from profiles.engine import load_engine
+    >>> moved = Moved(factors=(("iteration_s", 0.5),))
+    >>> moved.engine(load_engine("vllm-v1")).iteration_s
+    0.00055
+    """
+
+    factors: tuple[tuple[str, float], ...] = ()
+    noise: Noise | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        for name, factor in self.factors:
+            if name not in CONSTANTS and name not in FAMILIES:
+                raise ValueError(f"{name!r} is no number of a profile.")
+            if not 0 < factor < float("inf"):
+                raise ValueError(f"{name}: a factor is above 0 and finite.")
+
+    def engine(self, engine: EngineProfile) -> EngineProfile:
+        """The engine with its constants moved."""
+        own = {name: factor * getattr(engine, name) for name, factor in self.factors if name in CONSTANTS}
+        return replace(engine, **own) if own else engine
+
+    def operations(self, operations: Operations) -> Operations:
+        """The operations with their times moved; themselves where none is."""
+        families = {name: factor for name, factor in self.factors if name in FAMILIES}
+        return MovedOperations(operations, families, self.noise) if families or self.noise else operations
+
+
+AS_IT_IS = Moved()
+
+
+class MovedOperations(Layer):
+    """``fallback`` with the seconds of each family times a factor; bytes, FLOPs and provenance stay."""
+
+    def __init__(self, fallback: Operations, families: Mapping[str, float], noise: Noise | None) -> None:
+        self.fallback, self.families, self.noise = fallback, families, noise
+
+    @cached_property
+    def _sigma(self) -> dict[tuple[str, str], tuple[float, float, float, float]]:
+        return dict(self.noise.sigma) if self.noise else {}
+
+    def _moved(self, cost: Cost, family: str, form: str, *shape: object) -> Cost:
+        factor: Any = self.families.get(family, 1.0)
+        if self.noise is not None:
+            sigma = self._sigma.get((family, form), self._sigma.get((family, ""), (0.0,) * 4))
+            factor = factor * np.exp(np.array(sigma) * self.noise.normal(family, shape))[cost.provenance]
+        return replace(cost, seconds=cost.seconds * factor)
+
+    def gemm(self, *loads: Any, **shape: Any) -> Cost:
+        form = compute_format(shape["weight"], shape["activation"])
+        return self._moved(self.fallback.gemm(*loads, **shape), "gemm", form, *shape.items())
+
+    def moe(self, *loads: Any, **shape: Any) -> Cost:
+        form = "int4" if shape["weight"] == "int4" else compute_format(shape["weight"], shape["activation"])
+        return self._moved(self.fallback.moe(*loads, **shape), "moe", form, *shape.items())
+
+    def prefill_attention(self, *loads: Any, **shape: Any) -> Cost:
+        family = "prefill_attention" if shape["causal"] else "encoder_attention"
+        cost = self.fallback.prefill_attention(*loads, **shape)
+        return self._moved(cost, family, shape["kv"], *shape.items())
+
+    def decode_attention(self, *loads: Any, **shape: Any) -> Cost:
+        cost = self.fallback.decode_attention(*loads, **shape)
+        return self._moved(cost, "decode_attention", shape["kv"], *shape.items())
+
+    def mla_prefill(self, *loads: Any, **shape: Any) -> Cost:
+        cost = self.fallback.mla_prefill(*loads, **shape)
+        return self._moved(cost, "mla_prefill", shape["kv"], *shape.items())
+
+    def mla_decode(self, *loads: Any, **shape: Any) -> Cost:
+        cost = self.fallback.mla_decode(*loads, **shape)
+        return self._moved(cost, "mla_decode", shape["kv"], *shape.items())
+
+    def stream(self, *loads: Any, **shape: Any) -> Cost:
+        return self._moved(self.fallback.stream(*loads, **shape), "stream", "")
+
+    def collective(self, kind: str, payload_bytes: Any, link: Link) -> Cost:
+        return self._moved(self.fallback.collective(kind, payload_bytes, link), kind, "", link)
