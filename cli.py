@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from planner import __version__
+from planner import __version__, units
 from planner.printable import printable
-from profiles.errors import ZenithError
+from profiles.errors import InputError, ZenithError
 
 if TYPE_CHECKING:
     from planner.commands import Reply
@@ -26,6 +26,21 @@ class Output(click.Path):
         if not path.parent.is_dir():
             self.fail(f"{str(path)!r}: there is no folder {str(path.parent)!r}.", param, ctx)
         return path
+
+
+class Measured(click.ParamType):
+    """A number with a unit (``planner.units``)."""
+
+    def __init__(self, kind: units.Kind) -> None:
+        self.kind, self.name = kind, kind.base
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return units.read(value, self.kind)
+        except InputError as error:
+            self.fail(f"{error}.", param, ctx)
 
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -92,6 +107,9 @@ def question_options(command: F) -> F:
         click.option("--objective", default="latency", help="Also p99-e2e, ttft, tpot, throughput, goodput, "
                      "energy, cost."),
         click.option("--slo", "slos", multiple=True, help="Hard limit, e.g. ttft_p99<=500ms, e2e_mean<=3s."),
+        click.option("--max-gpus", type=click.IntRange(min=1), help="Most devices of a plan."),
+        click.option("--max-cost-per-hour", type=Measured(units.PRICE), help="Of a plan's devices, e.g. 12USD/h."),
+        click.option("--max-power", type=Measured(units.POWER), help="Mean draw of a plan's boards, e.g. 2kW."),
         click.option("--engine", help="Host overheads: vllm-v1, vllm-v0 or none. Default: vllm-v1."),
         click.option("--profile", type=FILE, help="Constants from zenith calibrate, instead of --engine."),
         click.option("--tables", type=FOLDER, help="Operation tables (docs/profile.md), used first."),
@@ -138,8 +156,8 @@ def search_options(command: F) -> F:
         click.option("--use-all-devices", is_flag=True, help="Every device, instead of at most all."),
         click.option("--max-simulations", type=click.IntRange(min=1),
                      help="Stop after so many; the gap is then stated."),
-        click.option("--time-limit", type=click.FloatRange(0, min_open=True),
-                     help="Seconds of simulation; the gap is then stated."),
+        click.option("--time-limit", type=Measured(units.SPAN),
+                     help="Time of simulation, e.g. 90s; the gap is then stated."),
         click.option("--workers", type=click.IntRange(1, 256),
                      help="Threads that simulate. Default: the cores."),
     ]  # fmt: skip
@@ -163,7 +181,8 @@ def plan_options(command: F) -> F:
     """Of ``question_options`` those that also make sense where every scheduler is compared on one plan."""
     own: list[click.Parameter] = list(getattr(command, "__click_params__", []))
     params: list[click.Parameter] = question_options(command).__click_params__  # type: ignore[attr-defined]
-    unused = ("objective", "slos", "preemption", "queue", "seed", "as_csv")
+    limits = ("slos", "max_gpus", "max_cost_per_hour", "max_power")
+    unused = ("objective", *limits, "preemption", "queue", "seed", "as_csv")
     params[len(own) :] = [p for p in params[len(own) :] if p.name not in unused]
     return command
 

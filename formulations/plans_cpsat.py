@@ -7,6 +7,7 @@ Variables  dp, pp, attn_tp, attn_dp, ffn_tp, ep, ffn_dp >= 1 and e, the setting;
            stage = attn_tp attn_dp,  group = ffn_tp ep
 Subject    cells        stage = group ffn_dp
            devices      dp pp stage <= D  (= D where all must be used)
+           at_most      dp pp stage <= m  for every further limit m, by its name
            stages       pp <= L
            groups       attn_tp <= G and group <= G
            nodes        dp pp <= sum_k floor(room_k / stage), where stages may not spread over nodes
@@ -113,6 +114,9 @@ class PlansCpSat:
             name = f"forbid {axis}={value}"
             self.model.add(self.width[axis] != value).only_enforce_if(self._named(name)).with_name(name)
 
+        for name, _ in self.instance.at_most:
+            self._named(name)
+
     def _cut_heads(self) -> None:
         self._one_of("heads", self.width["attn_tp"], head_widths(self.instance.heads))
 
@@ -165,6 +169,8 @@ class PlansCpSat:
         least = self.instance.devices if self.instance.exact_devices else 0
         row = self.model.add_linear_constraint(used, least, self.instance.devices)
         row.only_enforce_if(self._named("devices")).with_name("devices")
+        for name, most in self.instance.at_most:
+            self.model.add(used <= most).only_enforce_if(self._named(name)).with_name(name)
 
     def _fit_memory(self) -> None:
         columns = [*(self.width[axis] for axis in WIDTHS[1:]), self.setting]

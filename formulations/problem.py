@@ -46,6 +46,8 @@ class PlanInstance:
     ----------
     devices, exact_devices
         Devices that may be used, or that must all be used.
+    at_most
+        (name, devices): further limits on the devices that a plan uses.
     layers
         Most stages. >= 1.
     group_limit
@@ -72,6 +74,7 @@ class PlanInstance:
 
     devices: int
     exact_devices: bool = False
+    at_most: tuple[tuple[str, int], ...] = ()
     layers: int
     group_limit: int
     nodes: tuple[int, ...] = ()

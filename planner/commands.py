@@ -21,6 +21,7 @@ from planner.question import (
     parse_slo,
     plan_from_axes,
 )
+from planner.slo import power_limit
 from profiles.errors import InputError, nearest
 from profiles.fleet import Fleet
 
@@ -310,6 +311,8 @@ def _question(options: Options, progress: Progress) -> Question:
     model = replace(model, name=printable(model.name))
     fleet = _fleet(options)
     slos = tuple(parse_slo(text) for text in options["slos"])
+    if options.get("max_power"):
+        slos += (power_limit(options["max_power"]),)
     read = _read(options["trace_file"], options["skip_bad_rows"], progress)
     chosen: dict[str, Any] = {}
     for option, field in (
@@ -331,6 +334,8 @@ def _question(options: Options, progress: Progress) -> Question:
         trace=read.trace,
         objective=options["objective"],
         slos=slos,
+        max_gpus=options.get("max_gpus"),
+        max_usd_per_hour=options.get("max_cost_per_hour"),
         fix=parse_axes(options["fix"]) if options.get("fix") else {},
         forbid=parse_pairs(options["forbid"]) if options.get("forbid") else (),
         engine=engine,

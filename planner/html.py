@@ -147,7 +147,7 @@ def _latency(question: Question, best: PlanResult, outcome: Outcome) -> Element:
         for name in WORDS
     ]
     slos = [
-        [slo.text, quantity(slo.value, slo.unit), quantity(slo.limit, slo.unit), "met" if slo.met else "NOT met"]
+        [slo.text, *(quantity(v, slo.unit) for v in (slo.value, slo.limit)), "met" if slo.met else "NOT met"]
         for slo in best.slos
     ]
     caption = (

@@ -24,6 +24,7 @@ from planner.question import Question, Slo
 from planner.ranking import PlanResult, SloResult, rank, rivals
 from planner.reach import Shortfall, shortfall
 from planner.shares import TraceStats
+from planner.slo import REQUEST_METRICS
 from planner.space import plans_of
 from planner.store import Store, array_bytes, content, space_content, trace_content
 from planner.verify import Bounded, Certificate, verify
@@ -342,7 +343,7 @@ def goodput_limits(slos: tuple[Slo, ...]) -> dict[str, float]:
     """Per-request limits of a question: its SLOs, whatever their percentile. ITL and power are not per request."""
     limits: dict[str, float] = {}
     for slo in slos:
-        if slo.metric in metrics.SLO_VALUES:
+        if slo.metric in REQUEST_METRICS:
             limits[slo.metric] = min(slo.limit, limits.get(slo.metric, math.inf))
     return limits
 
@@ -540,7 +541,7 @@ def answer_of(
     trace, model = question.trace, question.model
     fleet = " + ".join(f"{pool.devices} x {pool.device.name}" for pool in question.fleet.pools)
     headline = (
-        f"{model.name} ({model.parameters() / 1e9:.1f}B parameters) on {fleet}\n"
+        f"{model.name} ({model.parameters() / 1e9:.1f}B parameters) on {fleet}{_at_most(question)}\n"
         f"trace {trace.name}: {len(trace):,} requests"
         + (f" at {trace.rate_per_s:.3g}/s" if trace.rate_per_s else " at once")
         + f", prompt {trace.prompt_tokens.mean():.0f} and output {trace.output_tokens.mean():.0f} tokens on average"
@@ -581,6 +582,8 @@ def answer_of(
             "requests": len(trace),
             "objective": question.objective,
             "slos": [slo.text for slo in question.slos],
+            **({} if question.max_gpus is None else {"max_gpus": question.max_gpus}),
+            **({} if question.max_usd_per_hour is None else {"max_usd_per_hour": question.max_usd_per_hour}),
             "engine": question.engine,
             "seed": question.seed,
         },
@@ -591,6 +594,14 @@ def answer_of(
         launch=_launch(evaluator, results[0]) if results else [],
         profile_text="; ".join([*evaluator.sources, f"engine overhead {question.engine}"]),
         notes=notes,
+    )
+
+
+def _at_most(question: Question) -> str:
+    """Limits on the devices of a plan, as the end of a line."""
+    gpus, usd = question.max_gpus, question.max_usd_per_hour
+    return ("" if gpus is None else f", at most {gpus} of them") + (
+        "" if usd is None else f", at most {usd:.12g} USD/h"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -22,7 +23,7 @@ from planner.axes import (
 )
 from planner.deployable import ENGINES
 from planner.objective import OBJECTIVES
-from planner.slo import Slo, parse_slo
+from planner.slo import REQUEST_METRICS, Slo, parse_slo
 from profiles.errors import InputError, nearest
 from profiles.plan import FORMAT_BYTES, POLICIES, EngineSettings
 
@@ -96,6 +97,10 @@ class Question:
         Only those that one of these engines runs; empty means any. Counts where ``deployable`` does.
     engine
         Name of the profile of host overheads (``profiles.engine``).
+    max_gpus
+        Most devices of a plan, None for those of its pool.
+    max_usd_per_hour
+        Most that the devices of a plan may cost per hour; every pool then needs a price. None for any.
     use_all_devices
         Every device of the pool, instead of at most all.
     cross_node_tensor
@@ -126,6 +131,8 @@ class Question:
     deployable: bool = True
     deployable_on: tuple[str, ...] = ()
     engine: str = "vllm-v1"
+    max_gpus: int | None = None
+    max_usd_per_hour: float | None = None
     use_all_devices: bool = False
     cross_node_tensor: bool = False
     gpu_memory_utilization: float = 0.9
@@ -139,7 +146,7 @@ class Question:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise InputError(f"Unknown objective {self.objective!r}, {nearest(self.objective, OBJECTIVES)}.")
-        if self.objective == "goodput" and all(slo.metric == "itl" for slo in self.slos):
+        if self.objective == "goodput" and not any(slo.metric in REQUEST_METRICS for slo in self.slos):
             raise InputError(
                 "Objective 'goodput' counts requests that meet SLOs: give --slo of ttft, tpot or e2e."
             )
@@ -148,6 +155,16 @@ class Question:
             raise InputError(
                 f"Objective 'cost' needs a price, {unpriced[0]} has none: give price_usd_per_device_hour in --fleet."
             )
+        if self.max_gpus is not None and (type(self.max_gpus) is not int or self.max_gpus < 1):
+            raise InputError(f"--max-gpus {self.max_gpus}: expected a whole number, at least 1.")
+        if self.max_usd_per_hour is not None:
+            if not 0 < self.max_usd_per_hour < math.inf:
+                raise InputError(f"--max-cost-per-hour {self.max_usd_per_hour:g}: expected a price above 0.")
+            if unpriced:
+                raise InputError(
+                    f"--max-cost-per-hour needs a price, {unpriced[0]} has none: give price_usd_per_device_hour in"
+                    " --fleet."
+                )
         for engine in self.deployable_on:
             if engine not in ENGINES:
                 raise InputError(f"Unknown serving engine {engine!r}, {nearest(engine, ENGINES)}.")

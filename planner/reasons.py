@@ -10,7 +10,7 @@ from planner.deployable import ENGINES, verdicts
 from planner.errors import Clash, NoFeasiblePlan
 from planner.layouts import blocks_needed, longest_of, plan_of, settings, stage_parts
 from planner.question import Question
-from planner.rules import Rule, flag_of, name_of, rules_of
+from planner.rules import LIMITS, Rule, flag_of, limits_of, name_of, rules_of
 from profiles import memory
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def explain(
         for name in core
     ]
     clauses = [clash.words for clash in clashes]
-    if instance and (least := _fixed_devices(instance, core)) > pool.devices:
+    limits = [devices for name, devices in limits_of(question, pool).items() if name in core]
+    most = min([pool.devices, *limits])
+    if instance and (least := _fixed_devices(instance, core)) > most:
         clauses.append(f"what is fixed needs {least} devices")
     if not clauses:
         clauses = [f"{pool.devices} devices are free in pool {pool.name}"]
@@ -65,6 +67,8 @@ def _clause(
 ) -> str:
     if rule := rule_of(question, name):
         return flag_of(rule)
+    if name in LIMITS:
+        return _limit(name, question, pool)
     if name == "settings":
         return _settings(question, pool, core)
     assert instance is not None, "the other constraints are those of a plan space"
@@ -100,6 +104,16 @@ def _clause(
     raise AssertionError(f"no words for constraint {name!r}")
 
 
+def _limit(name: str, question: Question, pool: "Pool") -> str:
+    if name == "max_gpus":
+        return f"{LIMITS[name]} {question.max_gpus}"
+    devices = limits_of(question, pool)[name]
+    return (
+        f"{LIMITS[name]} {question.max_usd_per_hour:.12g}USD/h pays for {devices or 'no'}"
+        f" device{'s' * (devices != 1)} at {pool.price_usd_per_device_hour:.12g} USD/h"
+    )
+
+
 def _settings(question: Question, pool: "Pool", core: Sequence[str]) -> str:
     """What is searched on the axes that the core names, or the formats that the device lacks."""
     ruled = {rule[1] for name in core if (rule := rule_of(question, name))}
@@ -127,6 +141,7 @@ def _left(instance: PlanInstance, core: Sequence[str]) -> Iterator[tuple[int, ..
     """Layouts of one replica, with their setting, that the core allows, memory and engines apart."""
     fixed = {axis: value for axis, value in instance.fixed if f"fix {axis}={value}" in core}
     forbidden = {(axis, value) for axis, value in instance.forbidden if f"forbid {axis}={value}" in core}
+    most = min([instance.devices, *(devices for name, devices in instance.at_most if name in core)])
     for key in instance.need_kib:
         widths = dict(zip(WIDTHS[1:], key, strict=False))
         if any(fixed.get(axis, value) != value for axis, value in widths.items()):
@@ -140,7 +155,7 @@ def _left(instance: PlanInstance, core: Sequence[str]) -> Iterator[tuple[int, ..
             and ("dp", dp) not in forbidden
             and ("nodes" not in core or dp * widths["pp"] <= slots)
             and ("devices" not in core or not instance.exact_devices or dp * replica == instance.devices)
-            for dp in range(1, instance.devices // replica + 1)
+            for dp in range(1, most // replica + 1)
         ):
             yield key
 

@@ -6,6 +6,7 @@ A change is tried where a member of the core says that it may help:
 change                      where the core has
 ==========================  ============================================================
 drop a rule of the user     that rule
+a higher --max-gpus, ...    that limit
 --cross-node-tensor         ``groups``, ``nodes``
 without --use-all-devices   ``devices``
 --no-deployable             ``deployable``
@@ -19,6 +20,7 @@ shorter requests            ``memory``
 import dataclasses
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ import numpy as np
 from planner.errors import NoFeasiblePlan
 from planner.question import Question
 from planner.reasons import rule_of
-from planner.rules import flag_of, without
+from planner.rules import LIMITS, flag_of, limits_of, raised, without
 from planner.space import possible
 from profiles.errors import InputError
 from profiles.fleet import MOST_DEVICES, Pool
@@ -75,7 +77,7 @@ def relaxations(question: Question, errors: Sequence[tuple[Pool, NoFeasiblePlan]
 def _of_pool(question: Question, pool: Pool, error: NoFeasiblePlan) -> list[str]:
     """At most two are the user's own rules, as long as there is something else."""
     core = [clash.constraint for clash in error.core]
-    rules = _verified(_without_rules(question, pool, core))
+    rules = _verified(chain(_higher_limits(question, pool, core), _without_rules(question, pool, core)))
     first = _take(rules, 2)
     others = _take(_verified(_others(question, pool, core)), MOST - len(first))
     if len(others) < MOST - len(first) and "memory" in core and question.model.kind != "encoder":
@@ -98,6 +100,18 @@ def _without_rules(question: Question, pool: Pool, core: Sequence[str]) -> Itera
             yield f"drop {flag_of(rule)}", without(question, rule), pool
         except InputError:  # what is left contradicts itself
             continue
+
+
+def _higher_limits(question: Question, pool: Pool, core: Sequence[str]) -> Iterator[Change]:
+    """The least that does, of the devices at hand. More devices at the same limit are none."""
+    for name in core:
+        if name in LIMITS:
+            devices = range(limits_of(question, pool)[name] + 1, pool.devices + 1)
+            fewest = bisect_left(
+                devices, True, key=lambda most: possible(raised(question, name, pool, most)[1], pool)
+            )
+            if fewest < len(devices):
+                yield *raised(question, name, pool, devices[fewest]), pool
 
 
 def _others(question: Question, pool: Pool, core: Sequence[str]) -> Iterator[Change]:
@@ -147,6 +161,8 @@ def _narrower(
 
 def _more_devices(question: Question, pool: Pool, core: Sequence[str]) -> Iterator[Change]:
     """The fewest that do, to a sixteenth: doubled until there is a plan, then bisected."""
+    if not LIMITS.keys().isdisjoint(core):
+        return
     families = {name for name in core if rule_of(question, name) is None}
     if families and families.isdisjoint({"memory", "devices", "nodes", "groups"}):
         return

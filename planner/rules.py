@@ -1,6 +1,9 @@
-"""Rules of the user, ``--fix`` and ``--forbid``, one by one: their names, and the question without one."""
+"""Rules of the user, one by one: ``--fix`` and ``--forbid``, their names, and the question without one; and limits
+on the devices of a plan, ``--max-gpus`` and ``--max-cost-per-hour``."""
 
 import dataclasses
+import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from planner.axes import AxisValue
@@ -22,6 +25,41 @@ SEARCHED = {
     "clock": "clocks",
 }
 """Fields of the question with the values of an axis that are searched."""
+
+
+LIMITS = {"max_gpus": "--max-gpus", "max_cost_per_hour": "--max-cost-per-hour"}
+"""Names of limits in a core of ``formulations.plans_cpsat``, and their flags."""
+
+
+def limits_of(question: Question, pool: "Pool") -> dict[str, int]:
+    """Most devices of a plan of this pool, by the limit that says so."""
+    limits = {}
+    if question.max_gpus is not None:
+        limits["max_gpus"] = question.max_gpus
+    if question.max_usd_per_hour is not None:
+        assert pool.price_usd_per_device_hour is not None, "Question refuses pools without a price"
+        limits["max_cost_per_hour"] = affordable(question.max_usd_per_hour, pool.price_usd_per_device_hour)
+    return limits
+
+
+def affordable(usd: float, price_usd: float) -> int:
+    """How many of a price can be had. Numbers count as they are written, not as binary fractions.
+
+    Examples
+    --------
+    >>> affordable(0.3, 0.1), affordable(0.29, 0.1)
+    (3, 2)
+    """
+    return int(Fraction(repr(usd)) / Fraction(repr(price_usd)))
+
+
+def raised(question: Question, name: str, pool: "Pool", devices: int) -> tuple[str, Question]:
+    """The limit that just allows so many devices, as the user would write it, and the question with it."""
+    if name == "max_gpus":
+        return f"{LIMITS[name]} {devices}", dataclasses.replace(question, max_gpus=devices)
+    assert pool.price_usd_per_device_hour is not None, "Question refuses pools without a price"
+    usd = math.ceil(Fraction(repr(pool.price_usd_per_device_hour)) * devices * 100) / 100
+    return f"{LIMITS[name]} {usd:.12g}USD/h", dataclasses.replace(question, max_usd_per_hour=usd)
 
 
 def rules_of(question: Question) -> list[Rule]:

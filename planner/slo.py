@@ -11,6 +11,9 @@ POWER = "power"
 """Draw of the plan's devices, mean over the time from the start of the trace to the last token."""
 
 METRICS = (*LATENCIES, POWER)
+REQUEST_METRICS = ("ttft", "tpot", "e2e")
+"""Those that every request has a value of."""
+
 _SHAPE = re.compile(r"\s*([a-z0-9]+)_(mean|p[0-9.]+)\s*<=?\s*(.*?)\s*")
 
 

@@ -24,7 +24,7 @@ from planner.layouts import (
 )
 from planner.question import Question
 from planner.reasons import explain
-from planner.rules import name_of, rules_of, widened
+from planner.rules import limits_of, name_of, rules_of, widened
 from profiles.errors import InputError
 from profiles.model import FeedForward, MoE
 from profiles.plan import Plan
@@ -84,6 +84,7 @@ def build_instance(question: Question, pool: "Pool") -> PlanInstance:
     instance = PlanInstance(
         devices=pool.devices,
         exact_devices=question.use_all_devices,
+        at_most=tuple(limits_of(question, pool).items()),
         layers=len(model.decoder.layers),
         group_limit=group_limit(question, pool),
         nodes=() if question.cross_node_tensor else tuple(pool.free),

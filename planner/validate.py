@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from planner.axes import axis_of
 from planner.question import ACTIVATIONS_OF, Question
+from planner.rules import LIMITS, limits_of
 from profiles import memory
 from profiles.model import FeedForward, Model, MoE
 from profiles.plan import Plan
@@ -75,7 +76,11 @@ def _feed_forward(ffn: FeedForward | MoE, plan: Plan) -> list[str]:
 def _devices(question: Question, pool: "Pool", plan: Plan) -> list[str]:
     if plan.devices > pool.devices:
         return [f"takes {plan.devices} devices, {pool.devices} are free"]
-    found = []
+    found = [
+        f"takes {plan.devices} devices, {LIMITS[name]} allows {most}"
+        for name, most in limits_of(question, pool).items()
+        if plan.devices > most
+    ]
     if question.use_all_devices and plan.devices < pool.devices:
         found.append(f"takes {plan.devices} of {pool.devices} devices, all are to be used")
     if not question.cross_node_tensor:
