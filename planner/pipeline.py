@@ -311,7 +311,8 @@ def operations_of(pool: Pool, model: Model, *, tables: Path | None, silicon: boo
         from profiles.silicon import Silicon, silicon_available
 
         if silicon_available():
-            operations = Silicon(device.silicon_system, fallback=roofline)
+            scales = "block" if model.weight_format == "fp8" else "tensor"  # as Hugging Face's fp8 has them
+            operations = Silicon(device.silicon_system, fallback=roofline, fp8_scales=scales)
             words = f"measured tables of aiconfigurator-core ({device.silicon_system}), roofline elsewhere"
         else:
             words += " (install the extra 'silicon' for measured tables)"

@@ -30,7 +30,7 @@ from profiles.ops import (
     Link,
     Operations,
 )
-from profiles.silicon_curves import Curve, Grades, Surface
+from profiles.silicon_curves import Curve, Grades, Surface, isotonic
 from profiles.silicon_shapes import (
     Neighbour,
     Roof,
@@ -63,6 +63,9 @@ from profiles.silicon_tables import (
 
 __all__ = ["Coverage", "Silicon", "coverage", "silicon_available", "silicon_systems"]
 
+LEAST_S = 1e-6
+"""Of a product without its scales: two noisy measurements are subtracted."""
+FP8_SCALES = ("tensor", "block", "static")
 DISTRIBUTIONS = ("balanced", "power_law_1.01", "power_law_1.2")
 
 # (weight, activation) -> formats of the tables; the first that has the very shape, else the first.
@@ -104,6 +107,10 @@ class Silicon(Layer):
     moe_distribution
         How tokens spread over experts: ``balanced``, ``power_law_1.01`` (default: routing is never even)
         or ``power_law_1.2``. Times are of the busiest device.
+    fp8_scales
+        Of products in fp8. ``tensor``: of activations found for each product, which the tables hold; ``static``: the
+        same without finding them (ModelOpt's checkpoints bring them along); ``block``: of 128 x 128 weights
+        (Hugging Face's ``fp8``, as in DeepSeek-V3). What lacks a table is taken as the other.
 
     Raises
     ------
@@ -113,13 +120,16 @@ class Silicon(Layer):
 
     def __init__(
         self, system: str, *, engine: str = "vllm", fallback: Operations,
-        moe_distribution: str = "power_law_1.01",
+        moe_distribution: str = "power_law_1.01", fp8_scales: str = "tensor",
     ) -> None:  # fmt: skip
         check(system, engine)
         if moe_distribution not in DISTRIBUTIONS:
             hint = nearest(moe_distribution, DISTRIBUTIONS)
             raise InputError(f"moe_distribution {moe_distribution!r}: not measured; {hint}")
+        if fp8_scales not in FP8_SCALES:
+            raise InputError(f"fp8_scales {fp8_scales!r}: {nearest(fp8_scales, FP8_SCALES)}")
         self.system, self.engine, self.fallback = system, engine, fallback
+        self.fp8_scales = fp8_scales
         self.moe_distribution = moe_distribution
         self.sources: dict[str, str] = {}  # operation -> engine and version of the tables read so far
         self._built: dict[tuple[Any, ...], Any] = {}
@@ -133,9 +143,13 @@ class Silicon(Layer):
 
         def build() -> Curve | None:
             formats = _GEMM_FORMATS.get((weight, activation), ())
+            if self.fp8_scales == "block":
+                formats = tuple(sorted(formats, key=lambda f: f != "fp8_block"))
             tables = [self._table("gemm", own=f in _OWN_KERNELS, gemm_dtype=f) for f in formats]
             for table in with_site_first(tables, (n, k)):
-                return gemm_curve(table, n, k, roof(weight, activation))
+                curve = gemm_curve(table, n, k, roof(weight, activation))
+                static = self.fp8_scales == "static" and table is tables[0] and formats[0] == "fp8"
+                return self._without_scales(curve, k) if static else curve
             bf16 = self._table("gemm", gemm_dtype="bfloat16")
             if bf16 is None:
                 return None
@@ -319,14 +333,15 @@ class Silicon(Layer):
         """Measured inside one node; the fallback's for p2p, several nodes, or more ranks than measured.
 
         All-reduce is the faster of the engine's own kernel (replayed from a CUDA graph) and NCCL, which
-        is how engines choose by size.
+        is how engines choose by size; NCCL alone where the engine is told so.
         """
         cost = partial(self.fallback.collective, kind, link=link)
         if kind == "p2p" or link.nodes > 1 or link.ranks < 2:
             return cost(payload_bytes)
 
         def build() -> Curve | None:
-            names = ("custom_all_reduce", "all_reduce") if kind == "all_reduce" else (kind,)
+            own = kind == "all_reduce" and link.custom_all_reduce
+            names = ("custom_all_reduce", kind) if own else (kind,)
             curves = []
             for table in filter(None, map(self._table, names)):
                 if link.ranks <= table.sites.max():
@@ -347,7 +362,12 @@ class Silicon(Layer):
         return self._along(("collective", kind, link), build, cost, payload_bytes)
 
     def _table(self, operation: str, own: bool = False, **where: str) -> Table | None:
-        table = load_table(self.system, self.engine, operation, tuple(sorted(where.items())), own)
+        engine = self.engine
+        if engine == "vllm" and where.get("gemm_dtype") == "fp8_block":
+            engine = (
+                "sglang"  # vLLM's were timed with their launches: 57 us on H200, 210 on B200 for any product
+            )
+        table = load_table(self.system, engine, operation, tuple(sorted(where.items())), own)
         if table is not None:
             self.sources[operation] = table.source
         return table
@@ -359,6 +379,18 @@ class Silicon(Layer):
             if table is not None:
                 return table, kv
         return self._table(operation, kv_cache_dtype="bfloat16"), "bf16"
+
+    def _without_scales(self, curve: Curve, k: int) -> Curve:
+        """The curve of a product less the search for its activations' scales, which it holds."""
+        table = self._table("activation_scales", own=True, quant_dtype="fp8")
+        if table is None:
+            return curve
+        found = sum(
+            weight * np.interp(curve.knots, other.knots, other.seconds)
+            for width, weight in around(table.sites[:, 0], k)
+            for other in (curve_of(table, width),)
+        )
+        return replace(curve, seconds=isotonic(np.maximum(curve.seconds - found, LEAST_S)))
 
     def _moe_table(self, moe_dtype: str) -> Table | None:
         return self._table("moe", moe_dtype=moe_dtype, distribution=self.moe_distribution)

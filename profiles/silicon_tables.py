@@ -6,6 +6,7 @@ milliseconds, ``message_size`` in elements. A table here has *sites* (shapes: co
 with the load) and *axes* (what grows: tokens, batch, context, bytes)::
 
     gemm      sites (n, k)                                       axes (m)
+    activation_scales   sites (k)                                axes (m)
     prefill   sites (q_heads, kv_heads, head_dim, window)        axes (tokens)           batch 1
     decode    sites (q_heads, kv_heads, head_dim, window)        axes (batch, context)
     encoder   sites (heads, head_dim)                            axes (tokens)           batch 1
@@ -63,6 +64,9 @@ _EXPERTS = ("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "
 SPECS = {
     "gemm": Spec(
         family="gemm", file="gemm_perf", sites=("n", "k"), axes=("m",), formats=("gemm_dtype",), where={},
+    ),
+    "activation_scales": Spec(
+        family="quantize", file="computescale_perf", sites=("k",), axes=("m",), formats=("quant_dtype",), where={},
     ),
     "prefill": Spec(
         family="attention", file="context_attention_perf", sites=_HEADS, axes=("isl",),

@@ -40,13 +40,16 @@ from profiles.silicon import Silicon
 from profiles.stepcost import PS
 from simulator.engine import simulate
 from simulator.outcome import Outcome
+from tests.benchmarks.steady_servers import Started, started
 from traces.trace import Trace
 
-SHAPES = """assumed for all rows alike: host overheads of vllm-v1; 8192 tokens an iteration; vLLM: policy vllm-v1,
-SGLang: vllm-v0 (prompts first, not mixed), TensorRT-LLM: orca (whole prompts, mixed); KV cache in fp8 beside
-quantized weights on Blackwell, in TensorRT-LLM and for the public Llama of vLLM, else bf16; gpt-oss
-beside MXFP8 on Blackwell, bf16 on Hopper; lengths of the public database (InferenceX) uniform from 0.8 to 1
-of the nominal, else the nominal; ten times the concurrency in requests, the first burst included"""
+SHAPES = """assumed for all rows alike: host overheads of vllm-v1, none in an iteration of engines that overlap it;
+gates and budgets as in steady_servers.py; vLLM: policy vllm-v1, SGLang: vllm-v0 (prompts first, not mixed),
+TensorRT-LLM: orca (whole prompts, mixed); fp8 scales in blocks where the checkpoint has them,
+else static; KV cache in fp8 beside quantized weights on Blackwell, in TensorRT-LLM and for the public Llama of
+vLLM, else bf16; gpt-oss beside MXFP8 on Blackwell, bf16 on Hopper; lengths of the public database (InferenceX)
+uniform from 0.8 to 1 of the nominal, else the nominal; ten times the concurrency in requests, the first burst
+included"""
 DEVICES = {
     "h100_sxm": "h100-sxm-80gb",
     "h200_sxm": "h200-sxm-141gb",
@@ -73,7 +76,6 @@ FORMATS = {
 }  # fmt: skip
 """Weights and activations."""
 POLICIES = {"vllm": "vllm-v1", "sglang": "vllm-v0", "trtllm": "orca"}
-TOKEN_BUDGET = 8192
 FREE_SHARE = 0.8
 """``free_gpu_memory_fraction`` of TensorRT-LLM in the scripts of the public database."""
 PUBLIC = ("db-dump/", "source_file=2026-", "source_file=kimi-")
@@ -106,6 +108,7 @@ class Row:
     osl: int
     concurrency: int
     plan: Plan
+    server: Started
     ttft_s: float
     tpot_s: float
     gemm_mode: str | None
@@ -210,14 +213,15 @@ def read_row(record: dict[str, Any]) -> Row:
     narrow_kv = weights != "bf16" and (
         engine == "trtllm" or system in BLACKWELL or (public and model.name.startswith("llama"))
     )
-    budget = TOKEN_BUDGET
-    if engine == "trtllm" and public:
-        budget = max(budget, int(record["isl"]) + seqs)
+    server = started(
+        engine=engine, system=system, family=family_of(model.name), format=format_, public=public,
+        isl=int(record["isl"]), osl=int(record["osl"]), tp=tp, dp=dp, concurrency=concurrency,
+    )  # fmt: skip
     plan = Plan(
         layers_per_stage=(len(model.decoder.layers),),
         attn_tp=tp, attn_dp=dp, ffn_tp=moe_tp, ffn_ep=ep,
         weight_format=weights, activation_format=activations, kv_format="fp8" if narrow_kv else "bf16",
-        engine=EngineSettings(policy=POLICIES[engine], max_seqs=seqs, token_budget=max(budget, seqs)),
+        engine=EngineSettings(policy=POLICIES[engine], max_seqs=seqs, token_budget=max(server.token_budget, seqs)),
     )  # fmt: skip
     gemm_mode, moe_mode = (
         mode if isinstance(mode := record[name], str) else None
@@ -230,7 +234,7 @@ def read_row(record: dict[str, Any]) -> Row:
     return Row(
         id=record["id"], system=system, engine=engine, model=model.name, name=path,
         family=family_of(model.name), sparse=sparse, format=format_, public=public,
-        isl=int(record["isl"]), osl=int(record["osl"]), concurrency=concurrency, plan=plan,
+        isl=int(record["isl"]), osl=int(record["osl"]), concurrency=concurrency, plan=plan, server=server,
         ttft_s=record["silicon_ttft_ms"] / 1e3, tpot_s=record["silicon_tpot_ms"] / 1e3,
         gemm_mode=gemm_mode, moe_mode=moe_mode,
     )  # fmt: skip
@@ -287,20 +291,23 @@ class Replays:
 
     def __init__(self, operations: str = "engine", host: str = "vllm-v1") -> None:
         self.source, self.host = operations, host
-        self._compilers: dict[tuple[str, str, str], tuple[Compiler, Pool]] = {}
+        self._compilers: dict[tuple[str | bool, ...], tuple[Compiler, Pool]] = {}
 
     def _compiler(self, row: Row) -> tuple[Compiler, Pool]:
-        key = (row.system, row.engine, row.model)
+        key = (row.system, row.engine, row.model, row.server.overlaps)
         if key not in self._compilers:
             pool = homogeneous(DEVICES[row.system], nodes=2).pools[0]
             device = pool.device
             operations: Operations = Roofline(device)
             if self.source != "none":
                 tables = row.engine if self.source == "engine" else self.source
-                operations = Silicon(row.system, engine=tables, fallback=operations)
-            compiler = Compiler(
-                _model(row), device, operations, engine=load_engine(self.host), power=PowerModel(device)
-            )
+                blocks = _model(row).weight_format == "fp8" or (row.family == "Qwen3" and row.sparse)
+                scales = "block" if blocks else "static"
+                operations = Silicon(row.system, engine=tables, fallback=operations, fp8_scales=scales)
+            host = load_engine(self.host)
+            if row.server.overlaps:
+                host = replace(host, iteration_s=0.0)
+            compiler = Compiler(_model(row), device, operations, engine=host, power=PowerModel(device))
             self._compilers[key] = compiler, pool
         return self._compilers[key]
 
@@ -325,8 +332,10 @@ class Replays:
         )
         if step.kv_blocks * plan.engine.block_size < longest:
             raise Dropped("does not fit by our account of memory")
-        outcome = closed_loop(trace, row.concurrency, lambda sent: simulate(sent, step, plan.engine))
-        ttft_s, tpot_s = means(outcome)
+        outcome, sent_s = closed_loop(
+            trace, row.concurrency, lambda seen: simulate(seen, step, plan.engine), row.server
+        )
+        ttft_s, tpot_s = means(outcome, sent_s)
         busy = sum(outcome.breakdown_ps.values())
         return ttft_s, tpot_s, {name: ps / busy for name, ps in outcome.breakdown_ps.items()}
 
@@ -347,29 +356,32 @@ def trace_of(row: Row, seed: int) -> Trace:
     return Trace(arrival_s=np.zeros(count), prompt_tokens=lengths(row.isl), output_tokens=lengths(row.osl))
 
 
-def closed_loop(trace: Trace, concurrency: int, serve: Callable[[Trace], Outcome]) -> Outcome:
-    """What happens when the n-th request is sent as the (n - concurrency)-th is answered.
+def closed_loop(
+    trace: Trace, concurrency: int, serve: Callable[[Trace], Outcome], server: Started
+) -> tuple[Outcome, FloatArray]:
+    """What happens when the n-th request is sent as the (n - concurrency)-th is answered, and when they are sent.
 
     When is only known from serving it: arrivals follow from the finishes of the sweep before. They agree from
     the start of the trace on, longer with every sweep; what is left at the end moves the means little.
     """
     outcome = serve(trace)
-    before = means(outcome)
+    sent_s = trace.arrival_s
+    before = means(outcome, sent_s)
     for _ in range(SWEEPS):
-        arrival_s = np.zeros(len(trace))
-        arrival_s[concurrency:] = np.sort(outcome.finish_ps)[:-concurrency] / PS + CLIENT_S
-        outcome = serve(replace(trace, arrival_s=arrival_s))
-        now = means(outcome)
+        sent_s = np.zeros(len(trace))
+        sent_s[concurrency:] = np.sort(outcome.finish_ps)[:-concurrency] / PS + CLIENT_S
+        outcome = serve(replace(trace, arrival_s=server.seen_s(sent_s, before[1])))
+        now = means(outcome, sent_s)
         if max(abs(a / b - 1) for a, b in zip(now, before, strict=True)) < 1e-3:
             break
         before = now
-    return outcome
+    return outcome, sent_s
 
 
-def means(outcome: Outcome) -> tuple[float, float]:
+def means(outcome: Outcome, sent_s: FloatArray) -> tuple[float, float]:
     """TTFT and TPOT in seconds, over all requests."""
     tpot_ps = (outcome.finish_ps - outcome.first_token_ps) / (outcome.output_tokens - 1)
-    return float((outcome.first_token_ps - outcome.arrival_ps).mean()) / PS, float(tpot_ps.mean()) / PS
+    return float((outcome.first_token_ps / PS - sent_s).mean()), float(tpot_ps.mean()) / PS
 
 
 class Theirs:

@@ -32,7 +32,9 @@ def test_a_request_is_sent_as_another_is_answered() -> None:
         output_tokens=generator.integers(20, 60, 40),
     )
     step = compiler.compile(plan, link_tensor=LONE, link_ffn=LONE, max_length=400)
-    found = steady.closed_loop(trace, 4, lambda sent: simulate(sent, step, plan.engine))
+    prompt = steady.Started(token_budget=8192, overlaps=False)
+    found, sent_s = steady.closed_loop(trace, 4, lambda seen: simulate(seen, step, plan.engine), prompt)
+    np.testing.assert_allclose(sent_s, found.arrival_ps / PS, atol=1e-11)
     answered = np.sort(found.finish_ps)
     assert not found.arrival_ps[:4].any()
     # Sweeps stop when the means stand still: what is left is below an iteration here and there.

@@ -366,6 +366,25 @@ def test_four_bits_are_those_that_were_measured():
 
 
 @measured
+def test_scales_of_fp8_are_those_of_the_checkpoint():
+    rows = np.array([1, 64, 4096])
+    fp8 = {"n": 8192, "k": 7168, "weight": "fp8", "activation": "fp8"}
+    roof = Roofline(load_device("h100"))
+    tensor, static, block = (
+        Silicon("h100_sxm", engine="trtllm", fallback=roof, fp8_scales=scales)
+        for scales in ("tensor", "static", "block")
+    )
+    assert (static.gemm(rows, **fp8).seconds < tensor.gemm(rows, **fp8).seconds).all()
+    exact = static.gemm(rows, **fp8)
+    assert (exact.seconds > exact.flops / 2e15).all()
+    assert (block.gemm(rows, **fp8).provenance == MEASURED).all()
+    vllm = Silicon("h100_sxm", fallback=roof, fp8_scales="block")
+    assert vllm.gemm(rows, **fp8).seconds[0] < 40e-6  # not the launches of vLLM's table
+    with pytest.raises(InputError, match="did you mean 'block'"):
+        Silicon("h100_sxm", fallback=roof, fp8_scales="blocks")
+
+
+@measured
 def test_provenance_says_how_a_number_came_about(h100):
     m = np.array([1, 300, 40_000])
     assert h100.gemm(m, n=8192, k=8192, **BF16).provenance.tolist() == [MEASURED, INTERPOLATED, EXTRAPOLATED]
