@@ -124,6 +124,7 @@ def question_options(command: F) -> F:
         click.option("--queue", type=click.Choice(["fcfs", "sjf"]), default="fcfs", help="Queue order."),
         click.option("--routing", type=click.Choice(["round-robin", "least-outstanding"]),
                      default="round-robin", help="Of requests to replicas."),
+        click.option("--no-custom-all-reduce", is_flag=True, help="All-reduces by NCCL alone."),
         click.option("--cross-node-tensor", is_flag=True, help="Tensor and expert groups may span nodes."),
         click.option("--seed", type=SEED, default=0, help="Seed of every random choice."),
         click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON."),
@@ -181,7 +182,7 @@ def plan_options(command: F) -> F:
     """Of ``question_options`` those that also make sense where every scheduler is compared on one plan."""
     own: list[click.Parameter] = list(getattr(command, "__click_params__", []))
     params: list[click.Parameter] = question_options(command).__click_params__  # type: ignore[attr-defined]
-    limits = ("slos", "max_gpus", "max_cost_per_hour", "max_power")
+    limits = ("max_gpus", "max_cost_per_hour", "max_power")
     unused = ("objective", *limits, "preemption", "queue", "seed", "as_csv")
     params[len(own) :] = [p for p in params[len(own) :] if p.name not in unused]
     return command
@@ -350,15 +351,20 @@ def deploy(**options: Any) -> None:
     )
 )
 @plan_options
-@click.option("--plan", required=True, help="Axes of the plan, e.g. tp=8,budget=2048 (docs/plans.md).")
+@click.option("--plan", default="", help="Axes of the plan, e.g. tp=8,budget=2048 (docs/plans.md).")
+@click.option("--all-plans", is_flag=True, help="Instead of one plan, all that optimize simulates.")
 @click.option(
     "--objective",
-    type=click.Choice(["makespan", "latency", "ttft", "energy"]),
+    type=click.Choice(["makespan", "latency", "ttft", "tpot", "p99-e2e", "energy", "goodput"]),
     default="latency",
     help="What is bounded.",
 )
+@click.option(
+    "--vary", multiple=True, help="The same with other memory or load: kv=x0.5,x1,x2 or rate=x0.5,x1,x2."
+)
 @click.option("--window", help="Only requests that arrive so long after the first, e.g. 60s.")
 @click.option("--exact", is_flag=True, help="Also ask CP-SAT for the best schedule; for small windows.")
+@click.option("--html", type=OUTPUT, help="Write the report with pictures as one page.")
 def bound(**options: Any) -> None:
     """Show how far each scheduler is from the best that any could do, and why.
 

@@ -9,6 +9,7 @@ weights, activations, kv            formats (fp16 is read as bf16)
 clock                               MHz, 0 for the device's maximum
 policy, budget, seqs, block         batch former, token budget, max sequences, KV block size
 queue, preemption, routing          as in ``EngineSettings``
+allreduce                           custom or nccl (``EngineSettings.all_reduce``)
 ==================================  ==============================================================
 
 ``tp`` is the width of attention, as engines name it. In ``--plan`` it is the default of the feed-forward too.
@@ -37,6 +38,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "queue": ("fcfs", "sjf"),
     "preemption": ("recompute", "swap"),
     "routing": ("round-robin", "least-outstanding"),
+    "allreduce": ("custom", "nccl"),
 }
 _ALIASES = {"tp": "attn_tp"}
 _FORMAT_ALIASES = {"fp16": "bf16", "half": "bf16", "float16": "bf16", "bfloat16": "bf16", "float8": "fp8"}
@@ -64,6 +66,7 @@ ENGINE_FIELDS = {
     "queue": "queue",
     "preemption": "preemption",
     "routing": "routing",
+    "allreduce": "all_reduce",
 }
 
 

@@ -240,30 +240,41 @@ def _write_html(file: Path, answer: "Answer", question: Question, outcome: "Outc
 
 
 def bound(options: Options, *, progress: Progress) -> Reply:
-    """``zenith bound``: every scheduler on one plan, beside what none can beat."""
+    """``zenith bound``: every scheduler on one plan, or every plan of a shortlist, beside what none can beat."""
     from formulations.problem import Limits
-    from planner import bound_report, bound_text
-    from traces.write import write_whole
+    from planner import bound_curve, bound_plans, bound_report, bound_text
+    from planner.objective import OBJECTIVES
 
+    _check_html(options)
+    objective = options["objective"]
+    if bool(options["plan"]) == options["all_plans"]:
+        raise InputError("which plan? give either --plan, as in tp=4, or --all-plans")
+    single = [f"--{name}" for name in ("window", "exact", "vary", "html") if options[name]]
+    if options["all_plans"] and single:
+        raise InputError(f"{' and '.join(single)}: for one plan, which --plan names, not for --all-plans")
+    vary = [bound_curve.parse_vary(text) for text in options["vary"]]
     limits = Limits(time_s=600.0, work=EXACT_WORK) if options["exact"] else None
     window_s = bound_report.parse_window(options["window"]) if options["window"] else None
-    unasked = {"objective": "latency", "slos": (), "preemption": "recompute", "queue": "fcfs", "seed": 0}
-    question = _question({**options, **unasked, "as_csv": False}, progress)
+    unasked = {"preemption": "recompute", "queue": "fcfs", "seed": 0, "as_csv": False}
+    searched = objective if objective in OBJECTIVES else "latency"
+    question = _question({**options, **unasked, "objective": searched}, progress)
+    source: dict[str, Any] = {"tables": options["tables"], "silicon": not options["no_silicon"]}
+    if options["all_plans"]:
+        from planner.pipeline import optimize as search
+
+        bound_plans.check_objective(objective)
+        answer = search(question, workers=os.cpu_count() or 1, progress=progress, **source)
+        return _print(bound_plans, answer, {**options, "as_csv": False}, exit_code=0)
+    plan = _plan(question, options["plan"])
     found = bound_report.bound_report(
-        question,
-        _plan(question, options["plan"]),
-        options["objective"],
-        window_s=window_s,
-        limits=limits,
-        tables=options["tables"],
-        silicon=not options["no_silicon"],
-        progress=progress,
+        question, plan, objective, window_s=window_s, limits=limits, vary=vary, progress=progress, **source
     )
-    if options["output"]:
-        write_whole(options["output"], (bound_text.to_json(found) + "\n").encode())
-    if options["as_json"]:
-        return Reply(text=bound_text.to_json(found))
-    return Reply(text=bound_text.to_text(found, colour=_colour()))
+    if options["html"]:
+        from planner.bound_html import to_html
+        from traces.write import write_whole
+
+        write_whole(options["html"], to_html(found).encode())
+    return _print(bound_text, found, {**options, "as_csv": False}, exit_code=0)
 
 
 def _plan(question: Question, text: str) -> Any:
@@ -345,6 +356,7 @@ def _question(options: Options, progress: Progress) -> Question:
         preemption=options["preemption"],
         queue=options["queue"],
         routing=options["routing"],
+        all_reduce="nccl" if options["no_custom_all_reduce"] else "custom",
         seed=options["seed"],
         **chosen,
     )

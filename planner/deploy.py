@@ -121,6 +121,8 @@ def vllm_command(server: Server) -> Command:
     words += ["--max-num-batched-tokens", str(engine.token_budget)]
     words += ["--gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}"]
     words += ["--block-size", str(engine.block_size)]
+    if engine.all_reduce == "nccl":
+        words += ["--disable-custom-all-reduce"]
     if engine.block_size not in _VLLM_BLOCKS:
         notes.append(f"vLLM has KV blocks of {', '.join(map(str, _VLLM_BLOCKS))} tokens")
     words += _given(("--max-model-len", server.context), ("--dtype", server.dtype))
@@ -181,6 +183,8 @@ def sglang_command(server: Server) -> Command:
         ]
     static = (memory.weight_bytes + memory.kv_bytes) / server.device.memory_bytes
     words += ["--mem-fraction-static", f"{static:.3f}", "--page-size", str(engine.block_size)]
+    if engine.all_reduce == "nccl":
+        words += ["--disable-custom-all-reduce"]
     words += _given(("--context-length", server.context), ("--dtype", server.dtype))
     if plan.kv_format == "fp8":
         words += ["--kv-cache-dtype", "fp8_e4m3"]
@@ -222,6 +226,8 @@ def tensorrt_llm_command(server: Server) -> Command:
         options["enable_chunked_prefill"] = True
     if plan.attn_dp > 1:
         options["enable_attention_dp"] = True
+    if engine.all_reduce == "nccl":
+        options["allreduce_strategy"] = "NCCL"
     if plan.kv_format == "fp8":
         cache["dtype"] = "fp8"
     elif plan.kv_format != "bf16":

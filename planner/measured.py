@@ -253,9 +253,11 @@ def settings_of(flags: str, engine_name: str, engine: str, model: Model) -> Engi
     found = {name: re.search(pattern, flags, re.IGNORECASE) for name, pattern in _FLAGS.items()}
     given = {name: float(match[1]) for name, match in found.items() if match}
     budget = int(given.get("budget", given.get("chunk", 0)))
+    own = re.search(r"disable[-_]custom[-_]all[-_]reduce(?![ =]*false)", flags, re.IGNORECASE) is None
     base = EngineSettings(
         max_seqs=max(1, int(given.get("seqs", 256))),
         gpu_memory_utilization=min(1.0, given.get("share", 0.9)) or 0.9,
+        all_reduce="custom" if own else "nccl",
     )
     if engine_name.lower() == "sglang":
         return replace(base, policy="vllm-v0", token_budget=budget or SGLANG_BUDGET)

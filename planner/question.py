@@ -105,7 +105,7 @@ class Question:
         Every device of the pool, instead of at most all.
     cross_node_tensor
         Tensor and expert groups may leave a scale-up domain.
-    gpu_memory_utilization, block_size, watermark, preemption, queue, routing
+    gpu_memory_utilization, block_size, watermark, preemption, queue, routing, all_reduce
         As in ``EngineSettings``.
 
     Raises
@@ -141,6 +141,7 @@ class Question:
     preemption: str = "recompute"
     queue: str = "fcfs"
     routing: str = "round-robin"
+    all_reduce: str = "custom"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -191,7 +192,7 @@ class Question:
             if axis not in PLAN_FIELDS and axis not in ENGINE_FIELDS:
                 raise InputError(f"Unknown axis {axis!r}, {nearest(axis, AXES)}.")
         for axis, value in self.forbid:
-            if axis in ("block", "queue", "preemption", "routing"):
+            if axis in ("block", "queue", "preemption", "routing", "allreduce"):
                 raise InputError(f"--forbid {axis}={value}: {axis} is not searched, set it instead.")
 
     def _check_values(self) -> None:
@@ -252,5 +253,6 @@ class Question:
             preemption=self.preemption,  # type: ignore[arg-type]
             queue=self.queue,  # type: ignore[arg-type]
             routing=self.routing,  # type: ignore[arg-type]
+            all_reduce=self.all_reduce,  # type: ignore[arg-type]
         )
         return engine_of({**first, **self.fix}, base)

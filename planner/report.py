@@ -52,6 +52,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
         "preemption": engine.preemption,
         "queue": engine.queue,
         "routing": engine.routing,
+        "all_reduce": engine.all_reduce,
     }
 
 

@@ -65,12 +65,12 @@ def raised(question: Question, name: str, pool: "Pool", devices: int) -> tuple[s
 def rules_of(question: Question) -> list[Rule]:
     """All of them, fixed ones first.
 
-    Queue, preemption and routing decide no plan's feasibility and are left out.
+    Queue, preemption, routing and the kind of all-reduce decide no plan's feasibility and are left out.
     """
     fixed: list[Rule] = [
         ("fix", axis, value)
         for axis, value in question.fix.items()
-        if axis not in ("queue", "preemption", "routing")
+        if axis not in ("queue", "preemption", "routing", "allreduce")
     ]
     return fixed + [("forbid", axis, value) for axis, value in dict.fromkeys(question.forbid)]
 

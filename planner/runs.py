@@ -290,5 +290,6 @@ def _started(
         max_seqs=count("max_num_seqs", base.max_seqs),
         token_budget=count("max_num_batched_tokens", base.token_budget),
         block_size=count("block_size", base.block_size),
+        all_reduce="nccl" if started.get("disable_custom_all_reduce") else "custom",
         gpu_memory_utilization=share,
     )

@@ -75,7 +75,7 @@ def collective_s(kind: str, payload_bytes: FloatArray, link: Link) -> FloatArray
     if link.ranks == 1:
         return np.zeros_like(payload)
     seconds = nccl_s(kind, payload, link)
-    if kind == "all_reduce" and link.nodes == 1 and link.ranks <= DIRECT_RANKS:
+    if kind == "all_reduce" and link.custom_all_reduce and link.nodes == 1 and link.ranks <= DIRECT_RANKS:
         direct = DIRECT_LAUNCH_S + _wire(2.0, payload, link.ranks) / (SHARE * link.intra_bandwidth)
         if link.intra_bandwidth > PCIE_BANDWIDTH:
             seconds = np.where(payload <= DIRECT_BYTES, np.minimum(direct, seconds), seconds)

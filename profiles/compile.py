@@ -6,6 +6,7 @@ are built once; a deep model costs no more to compile than a shallow one.
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -80,8 +81,13 @@ class Compiler:
             raise ValueError("Need a link between any two stages and a max_length of at least 1.")
         longest = Longest(prompt=max_length if max_prompt is None else max_prompt, request=max_length)
         model, engine, meter = self.model, plan.engine, self._meter(plan.clock_mhz)
+        own = engine.all_reduce == "custom"
         layout = Layout(
-            plan=plan, hidden=model.decoder.hidden, link_tensor=link_tensor, link_ffn=link_ffn, meter=meter
+            plan=plan,
+            hidden=model.decoder.hidden,
+            link_tensor=replace(link_tensor, custom_all_reduce=own),
+            link_ffn=replace(link_ffn, custom_all_reduce=own),
+            meter=meter,
         )
         chunkable = model.kind == "decoder"
         tokens = max(engine.token_budget, engine.max_seqs)

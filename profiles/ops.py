@@ -35,6 +35,7 @@ class Link:
     """How the members of a group reach each other.
 
     ``ranks`` devices on ``nodes`` nodes; bandwidths are bytes per second of one device in one direction.
+    ``custom_all_reduce``: whether the engine may all-reduce with a kernel of its own.
     """
 
     ranks: int
@@ -43,6 +44,7 @@ class Link:
     inter_bandwidth: float
     intra_latency_s: float
     inter_latency_s: float
+    custom_all_reduce: bool = True
 
 
 class Operations(Protocol):

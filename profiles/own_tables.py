@@ -199,7 +199,8 @@ class OwnTables(Layer):
             return self.fallback.collective(kind, payload, replace(link, ranks=int(ranks[0])))
 
         measured = _priced(grid, (link.ranks, payload_bytes), cost, cost, np.int8(MEASURED))
-        if kind != "all_reduce" or link.ranks > DIRECT_RANKS or link.intra_bandwidth <= PCIE_BANDWIDTH:
+        direct = kind == "all_reduce" and link.custom_all_reduce and link.ranks <= DIRECT_RANKS
+        if not direct or link.intra_bandwidth <= PCIE_BANDWIDTH:
             return measured
         theirs = (np.asarray(payload_bytes) <= DIRECT_BYTES) & (model.seconds < measured.seconds)
         return replace(

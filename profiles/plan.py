@@ -39,6 +39,9 @@ class EngineSettings:
         ``fcfs`` by arrival, ``sjf`` by prompt length, then arrival.
     routing
         Of requests to replicas: ``round-robin`` or ``least-outstanding``.
+    all_reduce
+        ``custom``: inside a node the faster of the engine's own kernel and NCCL, as engines choose by size;
+        ``nccl``: that library alone (vLLM and SGLang: ``--disable-custom-all-reduce``).
     """
 
     policy: Policy = "vllm-v1"
@@ -50,6 +53,7 @@ class EngineSettings:
     preemption: Literal["recompute", "swap"] = "recompute"
     queue: Literal["fcfs", "sjf"] = "fcfs"
     routing: Literal["round-robin", "least-outstanding"] = "round-robin"
+    all_reduce: Literal["custom", "nccl"] = "custom"
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:

@@ -193,6 +193,8 @@ class Roofline:
             if link.nodes > 1:
                 one_node = replace(link, ranks=inside, nodes=1)
                 seconds = seconds + nccl_s(kind, payload, link) - nccl_s(kind, payload, one_node)
+            elif kind == "all_reduce" and not link.custom_all_reduce:  # the law is of the faster of both
+                seconds = np.maximum(seconds, nccl_s(kind, payload, link))
             seconds = np.where(payload > 0, seconds, 0.0)
         return Cost(
             seconds=seconds,

@@ -340,23 +340,24 @@ class Silicon(Layer):
             return cost(payload_bytes)
 
         def build() -> Curve | None:
-            own = kind == "all_reduce" and link.custom_all_reduce
-            names = ("custom_all_reduce", kind) if own else (kind,)
+            tables = {kind: replace(link, custom_all_reduce=False)}
+            if kind == "all_reduce" and link.custom_all_reduce:
+                tables["custom_all_reduce"] = link
             curves = []
-            for table in filter(None, map(self._table, names)):
-                if link.ranks <= table.sites.max():
+            for name, members in tables.items():
+                table = self._table(name)
+                if table is not None and link.ranks <= table.sites.max():
                     neighbours = [
                         Neighbour(
                             weight,
                             curve_of(table, ranks),
-                            roof_of(partial(cost, link=replace(link, ranks=ranks))),
+                            roof_of(partial(cost, link=replace(members, ranks=ranks))),
                         )
                         for ranks, weight in around(table.sites[:, 0], link.ranks)
                     ]
                     exact = table.find((link.ranks,)) is not None
-                    curves.append(
-                        neighbours[0].curve if exact else borrowed(neighbours, roof_of(cost), INTERPOLATED)
-                    )
+                    ours = roof_of(partial(cost, link=members))
+                    curves.append(neighbours[0].curve if exact else borrowed(neighbours, ours, INTERPOLATED))
             return fastest(curves)
 
         return self._along(("collective", kind, link), build, cost, payload_bytes)
