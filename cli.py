@@ -161,6 +161,9 @@ def search_options(command: F) -> F:
                      help="Time of simulation, e.g. 90s; the gap is then stated."),
         click.option("--workers", type=click.IntRange(1, 256),
                      help="Threads that simulate. Default: the cores."),
+        click.option("--cache", type=click.Path(file_okay=False, path_type=Path),
+                     help="Folder of finished work. Default: zenith in $XDG_CACHE_HOME or ~/.cache."),
+        click.option("--no-cache", is_flag=True, help="Neither use nor keep finished work."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)

@@ -78,6 +78,7 @@ def binding_of(evaluator: "Evaluator", candidate: "Candidate") -> Binding:
         "binding",
         (evaluator.step_key(candidate), evaluator.trace_key, by_device),
         lambda: _binding(evaluator, candidate, evaluator.objective),
+        lasting=True,
     )
 
 

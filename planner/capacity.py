@@ -143,7 +143,7 @@ class _Rates:
             if late or (self.most is not None and len(self.trials) >= self.most):
                 raise _LimitReached
             evaluator = self.at(factor)
-            outcome = evaluator.outcome(candidate, evaluator.step(candidate))
+            _, outcome = evaluator.outcome(candidate)
             fine = not outcome.rejected and all(
                 metrics.slo_value(outcome, slo.metric, slo.percentile) <= slo.limit
                 for slo in evaluator.question.slos
@@ -155,9 +155,14 @@ class _Rates:
     def upper(self, candidate: Candidate, tolerance: float) -> float:
         """A factor at which and above which no scheduler of the plan holds; infinite where no bound says so."""
         own = self.evaluator
+        names = [(name, slo.limit) for slo in own.question.slos if (name := bound_name(slo))]
+        key = (own.step_key(candidate), own.trace_key, tuple(names), tolerance)
+        return own.store.get("limit", key, lambda: self._upper(candidate, names, tolerance), lasting=True)
+
+    def _upper(self, candidate: Candidate, names: list[tuple[str, float]], tolerance: float) -> float:
+        own = self.evaluator
         bounds = PlanBounds(own.step(candidate), candidate.plan, own.stats)
         arrival_s = own.question.trace.arrival_s
-        names = [(name, slo.limit) for slo in own.question.slos if (name := bound_name(slo))]
 
         def hopeless(factor: float) -> bool:
             there = bounds.at(np.rint(arrival_s / factor * PS).astype(np.int64))

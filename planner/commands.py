@@ -28,6 +28,7 @@ from profiles.fleet import Fleet
 if TYPE_CHECKING:
     from planner.measured import Run
     from planner.pipeline import Answer
+    from planner.store import Store
     from simulator.outcome import Outcome
     from traces.read import ReadResult
     from traces.trace import Trace
@@ -68,6 +69,7 @@ def optimize(options: Options, *, progress: Progress) -> Reply:
             tables=options["tables"],
             silicon=not options["no_silicon"],
             progress=progress,
+            store=_store(options, progress),
         )
     except NoFeasiblePlan as error:
         return _no_plan(error, options, progress)
@@ -97,27 +99,51 @@ def _no_plan(error: NoFeasiblePlan, options: Options, progress: Progress) -> Rep
     return Reply(text=text, exit_code=error.exit_code)
 
 
-def _limits(options: Options) -> dict[str, Any]:
-    """How far to search, and by which profile."""
+def _store(options: Options, progress: Progress) -> "Store":
+    """What plans share, with the cache on disk unless it is declined."""
+    from planner.cache import Cache, usual_folder
+    from planner.store import Store
+
+    folder = options["cache"]
+    if options["no_cache"]:
+        if folder:
+            raise InputError("--cache keeps results, --no-cache does not: give one of them")
+        return Store()
+    return Store(cache=Cache(folder or usual_folder(), warn=progress))
+
+
+def _limits(options: Options, progress: Progress) -> dict[str, Any]:
+    """How far to search, by which profile, and what is shared."""
     return {
         "max_simulations": options["max_simulations"],
         "time_limit_s": options["time_limit"],
         "workers": options.get("workers") or os.cpu_count() or 1,
         "tables": options["tables"],
         "silicon": not options["no_silicon"],
+        "store": _store(options, progress),
     }
+
+
+def _done(started: float, store: "Store", progress: Progress) -> None:
+    """How long it took, and what of it was there already."""
+    counts = {"made": store.made, "shared": store.reused, "from the cache": store.loaded}
+    simulations = ", ".join(f"{count['simulation']} {words}" for words, count in counts.items())
+    progress(f"done in {time.monotonic() - started:.1f} s; simulations: {simulations}")
 
 
 def whatif(options: Options, *, progress: Progress) -> Reply:
     """``zenith whatif``. Its status is 0 where a plan holds in some scenario."""
     from planner import vary, whatif_text
+    from planner.bar import bar
     from planner.whatif import sweep
 
     started = time.monotonic()
     axes = vary.parse_axes(options["vary"])
     question = _question(vary.first_options(options, axes), progress)
-    found = sweep(question, axes, **_limits(options), everything=options["exhaustive"], progress=progress)
-    progress(f"done in {time.monotonic() - started:.1f} s")
+    limits = _limits(options, progress)
+    with bar(len(vary.combinations(axes)), progress) as advance:
+        found = sweep(question, axes, **limits, everything=options["exhaustive"], progress=advance)
+    _done(started, limits["store"], progress)
     cut = any(not s.proven or (s.answer and s.answer.certificate.unexamined) for s in found.scenarios)
     holds = any(scenario.holds for scenario in found.scenarios)
     return _print(whatif_text, found, options, exit_code=0 if holds else 4 if cut else 3)
@@ -130,8 +156,9 @@ def minimum(options: Options, *, progress: Progress) -> Reply:
 
     started = time.monotonic()
     question = _question(options, progress)
-    found = minimum(question, options["of"], **_limits(options), progress=progress)
-    progress(f"done in {time.monotonic() - started:.1f} s")
+    limits = _limits(options, progress)
+    found = minimum(question, options["of"], **limits, progress=progress)
+    _done(started, limits["store"], progress)
     status = 0 if found.least is not None else 4 if found.certificate.unexamined else 3
     return _print(minimum_text, found, options, exit_code=status)
 
@@ -146,9 +173,10 @@ def capacity(options: Options, *, progress: Progress) -> Reply:
     plan = _plan(question, options["plan"]) if options["plan"] else None
     if plan is not None:
         check_engine(plan.engine)
-    limits = {name: value for name, value in _limits(options).items() if name != "workers"}
+    limits = _limits(options, progress)
+    del limits["workers"]
     found = capacity(question, plan, tolerance=options["tolerance"], **limits, progress=progress)
-    progress(f"done in {time.monotonic() - started:.1f} s")
+    _done(started, limits["store"], progress)
     status = 0 if found.answer is not None else 4 if found.unexamined else 3
     return _print(capacity_text, found, options, exit_code=status)
 
@@ -210,7 +238,7 @@ def deploy(options: Options, *, progress: Progress) -> Reply:
             question, plan, tables=options["tables"], silicon=not options["no_silicon"]
         )
     else:
-        answer = pipeline.optimize(question, **_limits(options), progress=progress)
+        answer = pipeline.optimize(question, **_limits(options, progress), progress=progress)
     found = deployment(question, answer, engines)
     if folder:
         files = deployment_text.to_files(found)

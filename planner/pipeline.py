@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from planner.binding import Binding, binding_of
 from planner.bounds import PlanBound, PlanBounds
+from planner.cache import folder_content
 from planner.deployable import deployable
 from planner.errors import NoFeasiblePlan, NoPlanInTime
 from planner.layouts import longest_of
@@ -26,7 +28,7 @@ from planner.reach import Shortfall, shortfall
 from planner.shares import TraceStats
 from planner.slo import REQUEST_METRICS
 from planner.space import plans_of
-from planner.store import Store, array_bytes, content, space_content, trace_content
+from planner.store import Store, array_bytes, content, space_content, trace_content, without_tables
 from planner.verify import Bounded, Certificate, verify
 from profiles.compile import Compiler
 from profiles.engine import load_engine
@@ -104,20 +106,25 @@ class Evaluator:
         self.sources: list[str] = []
         self._last: tuple[Candidate, PlanBounds] | None = None
         self.trace_key = trace_content(trace)
+        measured = tables and self.store.get("folder", tables, lambda: folder_content(tables))
+        engine = load_engine(question.engine)
         self.profiles = [
-            content(question.model, pool.device, pool.power_cap_w, question.engine, tables, silicon)
+            content(question.model, pool.device, pool.power_cap_w, engine, measured, silicon)
             for pool in question.fleet.pools
         ]
         if moved != AS_IT_IS:
             self.profiles = [content(key, moved) for key in self.profiles]
         self.compilers: list[Compiler] = []
+        self._alone: list[Lock] = []
         for pool, key in zip(question.fleet.pools, self.profiles, strict=True):
             make = partial(self._compiler, pool, tables, silicon)
-            compiler, words = self.store.get("profile", key, make)
+            compiler, words, alone = self.store.get("profile", key, make)
             self.compilers.append(compiler)
+            self._alone.append(alone)
             self.sources.append(words)
 
-    def _compiler(self, pool: Pool, tables: Path | None, silicon: bool) -> tuple[Compiler, str]:
+    def _compiler(self, pool: Pool, tables: Path | None, silicon: bool) -> tuple[Compiler, str, Lock]:
+        """With its words, and what a thread holds while it compiles: compilers fill caches of their own."""
         operations, words = self.store.get(
             "operations",
             content(self.question.model, pool.device, tables, silicon),
@@ -134,7 +141,7 @@ class Evaluator:
             engine=self.moved.engine(load_engine(self.question.engine)),
             power=power,
         )
-        return compiler, f"{pool.device.name}: {words}, power {watts}"
+        return compiler, f"{pool.device.name}: {words}, power {watts}", Lock()
 
     def _links(self, candidate: Candidate) -> dict[str, Any]:
         """Of the placement: inside an attention rank, a feed-forward group, and between stages."""
@@ -158,24 +165,21 @@ class Evaluator:
 
     def step(self, candidate: Candidate) -> StepCost:
         """The cost tables of one replica, with the links of the placement."""
+        compiler = self.compilers[candidate.pool]
         return self.store.get(
             "cost tables",
             self.step_key(candidate),
-            lambda: self.compilers[candidate.pool].compile(
-                candidate.plan,
-                **self._links(candidate),
-                max_length=self.longest.request,
-                max_prompt=self.longest.prompt,
-            ),
+            lambda: self.compiled(compiler, candidate),
             size=array_bytes,
         )
 
     def compiled(self, compiler: Compiler, candidate: Candidate) -> StepCost:
         """The cost tables of one replica by another compiler."""
         links, longest = self._links(candidate), self.longest
-        return compiler.compile(
-            candidate.plan, max_length=longest.request, max_prompt=longest.prompt, **links
-        )
+        with self._alone[candidate.pool]:
+            return compiler.compile(
+                candidate.plan, max_length=longest.request, max_prompt=longest.prompt, **links
+            )
 
     def bounded(self, candidate: Candidate) -> Bounded[Candidate]:
         """The plan with its bound, and whether an SLO is proven out of its reach."""
@@ -210,6 +214,7 @@ class Evaluator:
             "bound",
             key,
             lambda: self._plan_bounds(candidate).bound(name, slo_s=limits, device_usd_per_s=device_usd_per_s),
+            lasting=True,
         )
 
     def _plan_bounds(self, candidate: Candidate) -> PlanBounds:
@@ -222,23 +227,28 @@ class Evaluator:
 
     def simulated(self, candidate: Candidate) -> tuple[float, bool, PlanResult]:
         """Score (lower is better), whether every SLO is met and every request served, and the record."""
-        step = self.step(candidate)
-        return self.judged(candidate, step, self.outcome(candidate, step))
+        return self.judged(candidate, *self.outcome(candidate))
 
-    def outcome(self, candidate: Candidate, step: StepCost) -> Outcome:
-        """What happens when the plan serves the trace."""
-        plan = candidate.plan
+    def outcome(self, candidate: Candidate) -> tuple[StepCost, Outcome]:
+        """What happens when the plan serves the trace, behind what its metrics take from the cost tables."""
+
+        def served() -> tuple[StepCost, Outcome]:
+            plan, step = candidate.plan, self.step(candidate)
+            outcome = simulate(self.question.trace, step, plan.engine, replicas=plan.replicas)
+            return without_tables(step), outcome
+
         return self.store.get(
             "simulation",
             (self.step_key(candidate), self.trace_key),
-            lambda: simulate(self.question.trace, step, plan.engine, replicas=plan.replicas),
-            size=array_bytes,
+            served,
+            size=lambda pair: array_bytes(pair[1]),
+            lasting=True,
         )
 
     def judged(
         self, candidate: Candidate, step: StepCost, outcome: Outcome
     ) -> tuple[float, bool, PlanResult]:
-        """``simulated``, of an outcome that is at hand."""
+        """``simulated``, of an outcome that is at hand; of ``step`` no table is read."""
         question, plan = self.question, candidate.plan
         values = metrics.summary(
             outcome,
@@ -369,7 +379,10 @@ def candidates_of(
     """
     if store is not None:
         return store.get(
-            "plan space", space_content(question), lambda: candidates_of(question, ways_out=ways_out)
+            "plan space",
+            space_content(question),
+            lambda: candidates_of(question, ways_out=ways_out),
+            lasting=True,
         )
     found: list[Candidate] = []
     errors: list[tuple[Pool, NoFeasiblePlan]] = []

@@ -1,12 +1,15 @@
 """What if: every combination of values of some axes, each answered with its own certificate.
 
 Answers share one store, so that a plan is compiled once for all rates, SLOs and objectives, and simulated
-once for all SLOs and objectives.
+once for all SLOs and objectives. Scenarios are answered in threads: what takes long runs compiled, without the
+interpreter's lock, and threads share the store as it is.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 
 from planner.errors import NoFeasiblePlan, NoPlanInTime
 from planner.pipeline import Answer, Evaluator, bound_name, candidates_of, fitted, optimize
@@ -67,16 +70,19 @@ def sweep(
     question: Question, axes: Sequence[Axis], *, max_simulations: int | None = None,
     time_limit_s: float | None = None, everything: bool = False, workers: int = 1,
     tables: Path | None = None, silicon: bool = True, store: Store | None = None,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int, str], None] = lambda done, of, words: None,
 ) -> Sweep:  # fmt: skip
-    """Answer every combination.
+    """Answer every combination, ``workers`` at once; their number changes no answer.
 
     Parameters
     ----------
     store
-        To share work with other calls; None makes one for this call.
-    max_simulations, time_limit_s, everything, workers, tables, silicon
+        To share work with other calls; None makes one for this call. What it keeps on disk a sweep that was
+        ended early need not do again.
+    max_simulations, time_limit_s, everything, tables, silicon
         Of each scenario, as in ``planner.pipeline.optimize``.
+    progress
+        Called with (scenarios done, of all, words of the last), in order. What it raises ends the sweep.
 
     Raises
     ------
@@ -97,28 +103,37 @@ def sweep(
     """
     store = Store() if store is None else store
     asked = [(values, _asked(question, values)) for values in combinations(axes)]
-    scenarios: list[Scenario] = []
-    for values, asks in asked:
-        answer, reason, proven, change = None, "", True, ""
+    at_once = min(workers, len(asked))
+    ended = Event()
+
+    def alive(text: str) -> None:
+        if ended.is_set():
+            raise CancelledError
+
+    def solved(values: dict[str, str], asks: Question) -> Scenario:
+        answer, reason, proven = None, "", True
         try:
             answer = optimize(
                 asks, max_simulations=max_simulations, time_limit_s=time_limit_s, everything=everything,
-                workers=workers, tables=tables, silicon=silicon, store=store,
+                workers=workers // at_once, tables=tables, silicon=silicon, progress=alive, store=store,
             )  # fmt: skip
         except (NoFeasiblePlan, NoPlanInTime) as error:
             reason, proven = str(error), isinstance(error, NoFeasiblePlan)
-        this = Scenario(values=values, question=asks, answer=answer, reason=reason, proven=proven)
-        if scenarios:
-            evaluator = Evaluator(fitted(asks)[0], tables=tables, silicon=silicon, store=store)
-            change = change_of(scenarios[0], this, evaluator)
-        scenarios.append(
-            Scenario(values=values, question=asks, answer=answer, reason=reason, proven=proven, change=change)
-        )
-        progress(f"{len(scenarios)} of {len(asked)}: {this.words}")
-    progress(
-        f"{store.made['simulation']} simulations made, {store.reused['simulation']} shared; "
-        f"{store.made['cost tables']} plans compiled"
-    )
+        return Scenario(values=values, question=asks, answer=answer, reason=reason, proven=proven)
+
+    scenarios: list[Scenario] = []
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            for future in [pool.submit(solved, values, asks) for values, asks in asked]:
+                scenarios.append(future.result())
+                progress(len(scenarios), len(asked), scenarios[-1].words)
+        except BaseException:
+            ended.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for i, this in enumerate(scenarios[1:], start=1):
+        evaluator = Evaluator(fitted(this.question)[0], tables=tables, silicon=silicon, store=store)
+        scenarios[i] = replace(this, change=change_of(scenarios[0], this, evaluator))
     return Sweep(axes=tuple(axes), scenarios=scenarios, breaks=_breaks(axes, scenarios))
 
 

@@ -115,7 +115,7 @@ def test_a_combination_that_contradicts_itself_is_named_before_anything_is_solve
         (["gpus=1,2", "budget=2048,8"], "gpus=1 budget=8: token budget 8"),
     ):
         with pytest.raises(InputError, match=named):
-            vary(*texts, progress=lambda text: pytest.fail(text))
+            vary(*texts, progress=lambda done, of, words: pytest.fail(words))
     pools = homogeneous("l40s", gpus=2)
     own = dataclasses.replace(pools.pools[0], price_usd_per_device_hour=0.1)
     with pytest.raises(InputError, match="expected a fleet of --device"):
