@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from planner import __version__, units
 from planner.printable import printable
@@ -28,7 +29,7 @@ class Output(click.Path):
         return path
 
 
-class Measured(click.ParamType):
+class Measured(click.ParamType):  # type: ignore[type-arg]
     """A number with a unit (``planner.units``)."""
 
     def __init__(self, kind: units.Kind) -> None:
@@ -96,13 +97,16 @@ def main() -> None:
 def question_options(command: F) -> F:
     """Options that say what is asked; every command that plans takes them."""
     options = [
-        click.option("--model", "model_name", required=True, help="Name (zenith models) or config.json."),
+        click.argument("question_file", metavar="[QUESTION]", required=False, type=FILE),
+        click.option("--set", "sets", multiple=True, metavar="KEY=VALUE",
+                     help="Over QUESTION, e.g. fleet.gpus=8; may be repeated."),
+        click.option("--model", "model_name", help="Name (zenith models) or config.json."),
         click.option("--device", help="Kind of device (zenith devices), with --gpus or --nodes."),
         click.option("--gpus", type=click.IntRange(min=1), help="Devices in all, node after node."),
         click.option("--nodes", type=click.IntRange(min=1), help="Whole nodes, instead of --gpus."),
         click.option("--gpus-per-node", type=click.IntRange(min=1), help="Default: what is usual."),
         click.option("--fleet", "fleet_file", type=FILE, help="YAML file of pools, instead of --device."),
-        click.option("--trace", "trace_file", type=FILE, required=True, help="Requests, in any known format."),
+        click.option("--trace", "trace_file", type=FILE, help="Requests, in any known format."),
         click.option("--skip-bad-rows", is_flag=True, help="Drop bad rows of the trace and report them."),
         click.option("--objective", default="latency", help="Also p99-e2e, ttft, tpot, throughput, goodput, "
                      "energy, cost."),
@@ -134,6 +138,18 @@ def question_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def asked(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with what a question file and ``--set`` say, where no flag says otherwise."""
+    file, sets, ctx = options["question_file"], options["sets"], click.get_current_context()
+    if file is None and not sets:
+        return options
+    from planner.question_file import file_options
+
+    flags = [name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    choices = {p.name: p.type.choices for p in ctx.command.params if isinstance(p.type, click.Choice)}
+    return file_options(file, sets, flags, over=options, choices=choices)
 
 
 def search_options(command: F) -> F:
@@ -211,7 +227,7 @@ def optimize(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.optimize(options, progress=progress))
+    show(commands.optimize(asked(options), progress=progress))
 
 
 @main.command(
@@ -239,7 +255,7 @@ def whatif(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.whatif(options, progress=progress))
+    show(commands.whatif(asked(options), progress=progress))
 
 
 @main.command(
@@ -260,7 +276,7 @@ def minimum(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.minimum(options, progress=progress))
+    show(commands.minimum(asked(options), progress=progress))
 
 
 @main.command(
@@ -287,7 +303,7 @@ def capacity(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.capacity(options, progress=progress))
+    show(commands.capacity(asked(options), progress=progress))
 
 
 @main.command(
@@ -307,7 +323,7 @@ def simulate(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.simulate(options, progress=progress))
+    show(commands.simulate(asked(options), progress=progress))
 
 
 @main.command(
@@ -344,7 +360,7 @@ def deploy(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.deploy(options, progress=progress))
+    show(commands.deploy(asked(options), progress=progress))
 
 
 @main.command(
@@ -375,7 +391,24 @@ def bound(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.bound(options, progress=progress))
+    show(commands.bound(asked(options), progress=progress))
+
+
+@main.command(epilog=example("zenith init -o question.yaml"))
+@click.option("-o", "--output", type=OUTPUT, default="question.yaml", help="The file to write.")
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of question files instead.")
+def init(output: Path, force: bool, schema: bool) -> None:
+    """Write a question file with every key explained, to edit and to give to the other commands.
+
+    Keys, units and errors: docs/question-file.md.
+    """
+    from planner import commands
+
+    if schema:
+        click.echo(commands.schema())
+    else:
+        progress(commands.init(output, force=force))
 
 
 def run_options(command: F) -> F:

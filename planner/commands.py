@@ -10,27 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner import units
+from planner.asking import engine_name, read_file
 from planner.errors import NoFeasiblePlan
-from planner.printable import printable
-from planner.question import (
-    Question,
-    activations_for,
-    check_engine,
-    parse_axes,
-    parse_pairs,
-    parse_slo,
-    plan_from_axes,
-)
-from planner.slo import power_limit
-from profiles.errors import InputError, nearest
-from profiles.fleet import Fleet
+from planner.question import Question, activations_for, check_engine, parse_axes, plan_from_axes
+from profiles.errors import InputError
 
 if TYPE_CHECKING:
     from planner.measured import Run
     from planner.pipeline import Answer
     from planner.store import Store
     from simulator.outcome import Outcome
-    from traces.read import ReadResult
     from traces.trace import Trace
 
 Progress = Callable[[str], None]
@@ -40,7 +29,6 @@ EXACT_WORK = 10.0
 """What ``zenith bound --exact`` may take, in CP-SAT's deterministic seconds: the answer is the same everywhere."""
 
 _SEARCH_FLAGS = ("fix", "forbid", "formats", "deployable-on")
-_FLEET_FLAGS = ("device", "gpus", "nodes", "gpus-per-node")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,100 +329,39 @@ def _colour() -> bool:
 
 
 def _question(options: Options, progress: Progress) -> Question:
-    from profiles.huggingface import load_model
+    from planner.asking import question_of
 
-    engine = _engine(options) or "vllm-v1"
     if options["as_json"] and options["as_csv"]:
         raise InputError("--json and --csv: give one of them")
-    model = load_model(options["model_name"])
-    model = replace(model, name=printable(model.name))
-    fleet = _fleet(options)
-    slos = tuple(parse_slo(text) for text in options["slos"])
-    if options.get("max_power"):
-        slos += (power_limit(options["max_power"]),)
-    read = _read(options["trace_file"], options["skip_bad_rows"], progress)
-    chosen: dict[str, Any] = {}
-    for option, field in (
-        ("policies", "policies"),
-        ("token_budgets", "token_budgets"),
-        ("max_seqs", "max_seqs"),
-        ("clocks", "clocks"),
-    ):
-        if options.get(option):
-            chosen[field] = tuple(options[option])
-    for option in ("deployable", "deployable_on", "use_all_devices", "cross_node_tensor"):
-        if option in options:
-            chosen[option] = options[option]
-    if options.get("formats"):
-        chosen |= _formats(options["formats"])
-    return Question(
-        model=model,
-        fleet=fleet,
-        trace=read.trace,
-        objective=options["objective"],
-        slos=slos,
-        max_gpus=options.get("max_gpus"),
-        max_usd_per_hour=options.get("max_cost_per_hour"),
-        fix=parse_axes(options["fix"]) if options.get("fix") else {},
-        forbid=parse_pairs(options["forbid"]) if options.get("forbid") else (),
-        engine=engine,
-        gpu_memory_utilization=options["gpu_memory_utilization"],
-        block_size=options["block_size"],
-        watermark=options["watermark"],
-        preemption=options["preemption"],
-        queue=options["queue"],
-        routing=options["routing"],
-        all_reduce="nccl" if options["no_custom_all_reduce"] else "custom",
-        seed=options["seed"],
-        **chosen,
-    )
-
-
-def _formats(text: str) -> dict[str, tuple[str, ...]]:
-    """``weights=bf16|fp8,kv=fp8`` as fields of the question."""
-    fields = {"weights": "weight_formats", "activations": "activation_formats", "kv": "kv_formats"}
-    chosen = {}
-    for part in text.split(","):
-        name, equals, values = part.partition("=")
-        if name.strip() not in fields:
-            raise InputError(f"--formats {part!r}: expected NAME=A|B, {nearest(name.strip(), fields)}")
-        if not equals:
-            raise InputError(f"--formats {part!r}: expected NAME=A|B, as in {name.strip()}=bf16|fp8")
-        words = {"fp16": "bf16", "half": "bf16"}
-        chosen[fields[name.strip()]] = tuple(
-            words.get(value.strip(), value.strip()) for value in values.split("|")
-        )
-    return chosen
-
-
-def _fleet(options: Options) -> Fleet:
-    from profiles.fleet import homogeneous, load_fleet
-
-    if options["fleet_file"]:
-        given = [f"--{flag}" for flag in _FLEET_FLAGS if options[flag.replace("-", "_")]]
-        if given:
-            raise InputError(f"--fleet says what {' and '.join(given)} would: give one or the other")
-        try:
-            return load_fleet(options["fleet_file"])
-        except RecursionError:
-            raise InputError(
-                f"{options['fleet_file']}: nested too deeply, expected a list of pools"
-            ) from None
-    if not options["device"]:
-        raise InputError("which devices? give --device with --gpus or --nodes, or --fleet FILE")
-    if options["gpus"] and options["nodes"]:
-        raise InputError("--gpus counts devices, --nodes whole nodes: give one of them")
-    if not options["gpus"] and not options["nodes"]:
-        raise InputError("how many devices? give --gpus or --nodes")
-    if options["gpus"]:
-        return homogeneous(options["device"], gpus=options["gpus"], gpus_per_node=options["gpus_per_node"])
-    return homogeneous(options["device"], nodes=options["nodes"], gpus_per_node=options["gpus_per_node"])
+    file = options.get("question_file")
+    try:
+        return question_of(options, progress=progress)
+    except InputError as error:
+        raise InputError(f"{file}: {error}" if file else str(error)) from error
 
 
 def _defaults(question: Question) -> Any:
     """Formats and engine settings of a plan whose axes do not name them."""
     base = plan_from_axes(question.model, {})
     return replace(base, engine=question.settings())
+
+
+def init(output: Path, *, force: bool) -> str:
+    """``zenith init``: a question file with every key, explained."""
+    from planner.question_file import TEMPLATE
+    from traces.write import write_whole
+
+    if output.exists() and not force:
+        raise InputError(f"{output} is there already: give another name with -o, or --force")
+    write_whole(output, TEMPLATE.read_bytes())
+    return f"{output}: edit it, then zenith optimize {output}"
+
+
+def schema() -> str:
+    """``zenith init --schema``: the form of a question file."""
+    from planner.question_file import SCHEMA
+
+    return SCHEMA.read_text(encoding="utf-8").rstrip()
 
 
 def validate(paths: tuple[Path, ...], options: Options, *, progress: Progress) -> Reply:
@@ -483,7 +410,7 @@ def _runs(paths: tuple[Path, ...], options: Options) -> list["Run"]:
     from planner.runs import Told, read_runs
     from profiles.engine import load_engine
 
-    engine = _engine(options)
+    engine = engine_name(options)
     told = Told(
         device=options["device"],
         model=options["model"],
@@ -502,22 +429,6 @@ def _runs(paths: tuple[Path, ...], options: Options) -> list["Run"]:
         other = () if run.engine == base else (f"a profile of {base} stands in for {run.engine}",)
         found.append(replace(run, engine=str(engine), notes=(*run.notes, *other)))
     return found
-
-
-def _engine(options: Options) -> str | None:
-    """Whose constants count: the name of ``--engine``, or the file of ``--profile``. A bad one is said
-    before the work, not after."""
-    from profiles.engine import load_engine
-
-    name, file = options["engine"], options.get("profile")
-    if file and name is not None:
-        raise InputError("--profile says what --engine would: give one of them")
-    if file and file.suffix not in (".yaml", ".yml"):
-        raise InputError(f"--profile {file}: expected a file that ends in .yaml, from zenith calibrate")
-    name = str(file) if file else name
-    if name is not None:
-        load_engine(name)
-    return name
 
 
 def devices(*, as_json: bool) -> str:
@@ -594,18 +505,6 @@ def models(words: tuple[str, ...], *, as_json: bool) -> str:
     return "\n".join(lines)
 
 
-def _read(file: Path, skip_bad_rows: bool, progress: Progress) -> "ReadResult":
-    from traces.read import read_trace
-
-    read = read_trace(file, skip_bad_rows=skip_bad_rows)
-    if read.dropped:
-        fields = ", ".join(f"{field} {count}" for field, count in read.dropped_by_field)
-        progress(f"{file}: {read.dropped} bad rows dropped ({fields}), the first:")
-        for message in read.first_drops:
-            progress(f"  {message}")
-    return replace(read, trace=replace(read.trace, name=printable(read.trace.name)))
-
-
 def describe_trace(file: Path, *, skip_bad_rows: bool, as_json: bool, progress: Progress) -> str:
     """``zenith trace describe``."""
     from dataclasses import asdict
@@ -613,7 +512,7 @@ def describe_trace(file: Path, *, skip_bad_rows: bool, as_json: bool, progress: 
     from traces.describe import describe
     from traces.picture import to_text
 
-    read = _read(file, skip_bad_rows, progress)
+    read = read_file(file, skip_bad_rows, progress)
     figures = describe(read.trace)
     if as_json:
         return json.dumps({"name": read.trace.name, "format": read.format} | asdict(figures), indent=2)
@@ -623,14 +522,14 @@ def describe_trace(file: Path, *, skip_bad_rows: bool, as_json: bool, progress: 
 
 def convert_trace(file: Path, output: Path, *, skip_bad_rows: bool, progress: Progress) -> None:
     """``zenith trace convert``."""
-    _write(_read(file, skip_bad_rows, progress).trace, output, progress)
+    _write(read_file(file, skip_bad_rows, progress).trace, output, progress)
 
 
 def synthesize_trace(output: Path, options: Options, *, progress: Progress) -> None:
     """``zenith trace synth``."""
     from traces.synth import synthesize
 
-    lengths = _read(options["lengths_of"], False, progress).trace if options["lengths_of"] else None
+    lengths = read_file(options["lengths_of"], False, progress).trace if options["lengths_of"] else None
     _write(synthesize(**{**options, "lengths_of": lengths}), output, progress)
 
 
@@ -641,7 +540,7 @@ def scale_trace(file: Path, output: Path, options: Options, *, progress: Progres
     if options["rate"] and options["times"]:
         raise InputError("--rate and --times: give one of them")
     span = _window(options["window"]) if options["window"] else None
-    trace = _read(file, options["skip_bad_rows"], progress).trace
+    trace = read_file(file, options["skip_bad_rows"], progress).trace
     if span:
         trace = transform.window(trace, *span)
     if options["first"]:

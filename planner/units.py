@@ -65,12 +65,6 @@ BANDWIDTH = Kind(
     units={"Mbit/s": 1e6, "Gbit/s": 1e9, "Tbit/s": 1e12, "MB/s": 8e6, "GB/s": 8e9, "TB/s": 8e12},
     base="bit/s",
 )
-MEMORY = Kind(
-    expected="an amount of memory such as 512MiB or 8GiB",
-    units={"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
-           "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40},
-    base="B",
-)  # fmt: skip
 TOKENS = Kind(
     expected="a number of tokens such as 512 or 2k",
     units={"token": 1.0, "tokens": 1.0, "k": 1e3},
@@ -90,13 +84,13 @@ _TIMES = Kind(expected="a factor", units={}, base="", bare=1.0)
 
 KINDS = {
     "time": TIME,
+    "latency": LATENCY,
     "instant": INSTANT,
     "span": SPAN,
     "rate": RATE,
     "power": POWER,
     "price": PRICE,
     "bandwidth": BANDWIDTH,
-    "memory": MEMORY,
     "tokens": TOKENS,
     "share": SHARE,
     "clock": CLOCK,
@@ -116,8 +110,8 @@ def read(text: str, kind: Kind) -> float:
     --------
     >>> read("500ms", TIME), read("1.5 min", TIME), read("30/min", RATE), read("2.8kW", POWER)
     (0.5, 90.0, 0.5, 2800.0)
-    >>> read("84USD/day", PRICE), read("90%", SHARE), read("512", TOKENS), read("8GiB", MEMORY) / 2**30
-    (3.5, 0.9, 512.0, 8.0)
+    >>> read("84USD/day", PRICE), read("90%", SHARE), read("512", TOKENS)
+    (3.5, 0.9, 512.0)
     >>> read("60sec", TIME)
     Traceback (most recent call last):
     ...
@@ -140,9 +134,8 @@ def read(text: str, kind: Kind) -> float:
 
 
 def _nearest(unit: str, kind: Kind) -> str:
-    """The unit that differs in case alone, else the nearest, else what was expected."""
-    alike = [known for known in kind.units if known.lower() == unit.lower()]
-    words = f"did you mean {alike[0]!r}?" if alike else nearest(unit, kind.units)
+    """The nearest unit, else what was expected."""
+    words = nearest(unit, kind.units)
     return words if words.startswith("did") else f"expected {kind.expected}"
 
 

@@ -29,9 +29,12 @@ def nearest(value: str, choices: Iterable[str]) -> str:
     --------
     >>> nearest("llama-3.1-70", ["llama-3.1-70b", "gpt2"])
     "did you mean 'llama-3.1-70b'?"
+    >>> nearest("vllm", ["vLLM", "SGLang"])
+    "did you mean 'vLLM'?"
     >>> nearest("zzz", ["b", "a"])
     'known: a, b'
     """
     choices = sorted(choices)
-    close = get_close_matches(value.lower(), choices, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices)}"
+    alike = {choice.lower(): choice for choice in choices}
+    close = get_close_matches(value.lower(), alike, n=1)
+    return f"did you mean {alike[close[0]]!r}?" if close else f"known: {', '.join(choices)}"

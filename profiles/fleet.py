@@ -12,6 +12,7 @@ pools:
     power_cap_w: 600                  # of one device, default: as shipped
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,25 +253,41 @@ def _read_pool(path: str, node: Any, entry: Any) -> Pool:
         if key_node.value in lines:
             raise InputError(f"{path}:{line}: key {key_node.value!r} is there twice")
         lines[str(key_node.value)] = line
+    return read_pool(entry, lambda key: f"{path}:{lines[str(key)]}" if str(key) in lines else first)
+
+
+def read_pool(entry: Mapping[str, Any], where: Callable[[str], str]) -> Pool:
+    """The pool that keys and values describe, see the module.
+
+    Parameters
+    ----------
+    where
+        Place of a key, for messages; of the pool where it has no such key.
+
+    Raises
+    ------
+    InputError
+        One line: place, key, value, what was expected.
+    """
+    first = where("")
     for key, value in entry.items():
-        where = f"{path}:{lines.get(str(key), node.start_mark.line + 1)}"
         if key not in _KEYS:
-            raise InputError(f"{where}: unknown key {key!r}, {nearest(str(key), _KEYS)}")
+            raise InputError(f"{where(key)}: unknown key {key!r}, {nearest(str(key), _KEYS)}")
         if not _fits(key, value):
-            raise InputError(f"{where}: {key}: {value!r} is not {_KEYS[key]}")
+            raise InputError(f"{where(key)}: {key}: {value!r} is not {_KEYS[key]}")
     if "device" not in entry:
         raise InputError(f"{first}: 'device' is missing")
     try:
         device = load_device(entry["device"])
     except InputError as error:
-        raise InputError(f"{path}:{lines['device']}: device: {error}") from error
+        raise InputError(f"{where('device')}: device: {error}") from error
     nodes, per_node = entry.get("nodes", 1), entry.get("devices_per_node", device.devices_per_node)
     if nodes * per_node > MOST_DEVICES:
         raise InputError(f"{first}: {nodes * per_node} devices, expected at most {MOST_DEVICES} in a pool")
     free = entry.get("free", [per_node] * nodes)
     if len(free) != nodes or max(free) > per_node:
         need = f"{nodes} numbers from 0 to {per_node}"
-        raise InputError(f"{path}:{lines.get('free', 0)}: free: {free!r} is not {need}, one for each node")
+        raise InputError(f"{where('free')}: free: {free!r} is not {need}, one for each node")
     numbers = {key: float(entry[key]) for key in entry if key.startswith(("inter_", "price_", "power_"))}
     try:
         name = entry.get("name", device.name)

@@ -1,0 +1,223 @@
+"""The question file: YAML in (docs/question-file.md), options of the commands out, or a ``Question``.
+
+Three layers say what is asked, each over the one before: the file, ``--set KEY=VALUE``, flags. A key that one
+layer gives takes the place of those that would contradict it in an earlier one. ``question.schema.json`` has the
+form of the file; what a value means (a device, an axis, an amount) is checked here, and every mistake is one
+line with the place of the key.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.document import SET, Document, Keys, dotted, read_document, read_value
+from planner.file_keys import FILE_ONLY, KEYS, RIVALS
+from profiles.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from planner.question import Question
+
+FOLDER = Path(__file__).parent
+SCHEMA = FOLDER / "question.schema.json"
+TEMPLATE = FOLDER / "question.template.yaml"
+MOST_BYTES = 2**20
+"""Of a question file: a longer one is something else."""
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The published JSON Schema of a question file."""
+    found: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    return found
+
+
+def file_options(
+    file: Path | None, sets: Sequence[str] = (), flags: Collection[str] = (), *,
+    over: Mapping[str, Any] | None = None, choices: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What a file and ``--set`` say, as options of the commands.
+
+    Parameters
+    ----------
+    file
+        None for ``--set`` alone.
+    flags
+        Options that are given as flags: what the file says of them, or against them, does not count.
+    over
+        Options of the command at hand, in whose place the file's come; it has no others. None takes all.
+    choices
+        Values that the command allows an option, where they are fewer than the schema's.
+
+    Raises
+    ------
+    InputError
+        One line: file and line, key, value, what was expected, the nearest choice.
+    """
+    document = _read(file)
+    for text in sets:
+        _set(document, text)
+    check(document)
+    for option in flags:
+        entry = KEYS.get(option)
+        _give_way(document, entry.key if entry else (option,))
+        if entry:
+            document.drop(entry.key)
+    folder = file.parent if file else Path()
+    found = dict(over or {})
+    for option, entry in KEYS.items():
+        value = document.get(entry.key)
+        if value is None or not (over is None or option in over or option in FILE_ONLY):
+            continue
+        allowed = (choices or {}).get(option)
+        if allowed and isinstance(value, str) and value not in allowed:
+            hint = nearest(value, allowed)
+            raise InputError(f"{document.at(entry.key)}: {value!r} is not known to this command, {hint}")
+        found |= {option: value} if entry.read is None else entry.read(document, entry.key, value, folder)
+    return found
+
+
+def load_question(file: str | Path, *sets: str) -> "Question":
+    """The question that a file asks, with overrides.
+
+    Parameters
+    ----------
+    sets
+        ``KEY=VALUE`` as for ``--set``, e.g. ``fleet.gpus=8``.
+
+    Raises
+    ------
+    InputError
+        As ``file_options``, or when the question contradicts itself or leaves something open.
+    """
+    from planner.asking import question_of
+
+    options = file_options(Path(file), sets)
+    try:
+        return question_of(options)
+    except InputError as error:
+        raise InputError(_in_file(str(file), str(error))) from error
+
+
+def _in_file(file: str, text: str) -> str:
+    return text if text.startswith((f"{file}:", "--set ")) else f"{file}: {text}"
+
+
+def load_limits(file: str | Path, *sets: str) -> dict[str, Any]:
+    """How far the same file says to search, as arguments of ``optimize`` and its kin.
+
+    Those of a command that it has no use for are to be left out.
+    """
+    options = file_options(Path(file), sets)
+    names = {"max_simulations": "max_simulations", "time_limit": "time_limit_s", "workers": "workers",
+             "exhaustive": "everything", "tables": "tables"}  # fmt: skip
+    limits = {names[option]: value for option, value in options.items() if option in names}
+    return limits | ({"silicon": False} if options.get("no_silicon") else {})
+
+
+def check(document: Document) -> None:
+    """Raise InputError for what the schema does not allow, the first in the file, or for keys that contradict
+    each other."""
+    from jsonschema import Draft202012Validator
+
+    errors = list(Draft202012Validator(schema()).iter_errors(document.data))
+    if errors:
+        raise InputError(min((_words(document, error) for error in errors), key=_line))
+    for rivals in RIVALS:
+        given = [next((key for key in side if document.get(key) is not None), None) for side in rivals.sides]
+        named = [key for key in given if key is not None]
+        if rivals.exclusive and len(named) > 1:
+            raise InputError(f"{document.at(named[1])}: {dotted(named[0])} is given too, keep one of them")
+
+
+def _line(words: str) -> tuple[int, str]:
+    """Order of messages: by line, those without one first."""
+    number = words.partition(":")[2].partition(":")[0]
+    return (int(number) if number.isdecimal() else 0), words
+
+
+def _words(document: Document, error: Any) -> str:
+    """One error of the schema, in one line."""
+    from planner import units
+
+    keys: Keys = tuple(error.absolute_path)
+    rules, value = error.schema, error.instance
+    if error.validator in ("additionalProperties", "minProperties") and isinstance(value, dict) and value:
+        known = [*rules.get("properties", {}), *_examples(rules)]
+        unknown = min(
+            (key for key in value if not _known(rules, key)), key=lambda key: _line(document.at((*keys, key)))
+        )
+        return f"{document.at((*keys, unknown))}: unknown key, {nearest(unknown, known)}"
+    if error.validator == "required":
+        missing = next(name for name in rules["required"] if name not in value)
+        return f"{document.at(keys)}: {missing} is missing"
+    if error.validator == "enum":
+        hint = nearest(str(value), rules["enum"])
+        return f"{document.at(keys)}: {value!r} is unknown, {hint}"
+    if "quantity" in rules and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        try:
+            units.read(str(value), units.KINDS[rules["quantity"]])
+        except InputError as wrong:
+            return f"{document.at(keys)}: {wrong}"
+    return f"{document.at(keys)}: {value!r:.80} is not {rules.get('expected', error.message)}"
+
+
+def _known(rules: Mapping[str, Any], key: str) -> bool:
+    import re
+
+    patterns = rules.get("patternProperties", {})
+    return key in rules.get("properties", {}) or any(re.search(pattern, key) for pattern in patterns)
+
+
+def _examples(rules: Mapping[str, Any]) -> Iterator[str]:
+    """Keys near those that patterns allow: of SLOs."""
+    if "patternProperties" in rules:
+        for metric in ("ttft", "tpot", "itl", "e2e"):
+            yield from (f"{metric}_{statistic}" for statistic in ("mean", "p50", "p90", "p95", "p99"))
+        yield "power_mean"
+
+
+def _read(file: Path | None) -> Document:
+    if file is None:
+        return Document(name=SET)
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise InputError(f"{file}: no question, it has more than {MOST_BYTES >> 20} MiB")
+        return read_document(data.decode("utf-8-sig"), str(file))
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(f"{file}:{line}: not UTF-8") from error
+
+
+def _set(document: Document, text: str) -> None:
+    """Apply one ``KEY=VALUE``; contradicting keys of the file give way."""
+    name, equals, value = text.partition("=")
+    name = name.strip()
+    if not equals or not name:
+        raise InputError(f"--set {text!r}: expected KEY=VALUE, as in fleet.gpus=8")
+    parts: list[str | int] = [int(part) if part.isdecimal() else part for part in name.split(".")]
+    if parts[0] == "slos" and len(parts) > 2:  # percentiles have points: slos.ttft_p99.9
+        parts = ["slos", name.partition(".")[2]]
+    read = read_value(value, f"--set {name}")
+    if read is not None:
+        _give_way(document, tuple(parts), only_of_file=True)
+    document.put(parts, read, SET)
+
+
+def _give_way(document: Document, given: Keys, *, only_of_file: bool = False) -> None:
+    """Drop the keys that contradict one that is given now; of ``--set`` the earlier ones stay, and clash."""
+    for rivals in RIVALS:
+        mine = [
+            side for side in rivals.sides if any(given[: len(key)] == key or key == given for key in side)
+        ]
+        if not mine:
+            continue
+        for side in rivals.sides:
+            for key in side:
+                if key not in mine[0] and not (only_of_file and document.places.get(key) == SET):
+                    document.drop(key)
