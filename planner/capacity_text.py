@@ -152,7 +152,8 @@ def to_csv(found: Capacity) -> str:
 
 
 def to_json(found: Capacity) -> str:
-    """Everything; rates in requests per second, null where a rate has no limit (``at_once``, ``unbounded``)."""
+    """Everything; the schema is ``planner/capacity.schema.json``. Rates in requests per second, null where a rate
+    has no limit (``at_once``, ``unbounded``)."""
     return json.dumps(
         {
             "schema": "zenith-capacity-1",

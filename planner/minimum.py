@@ -53,13 +53,15 @@ QUANTITIES = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """Feasible plans that may take less than the least found, by what they take at least (``takes``): how many
-    no scheduler gets within the SLOs (``hopeless``), how many were simulated and do not hold or take more
-    (``failed``), how many are open. ``nearest`` says what the one nearest to the SLOs lacks."""
+    no scheduler gets within the SLOs (``hopeless``), how many were simulated and do not hold (``failed``), or
+    hold but take more after all (``more``), how many are open. ``nearest`` says what the one nearest to the SLOs
+    lacks."""
 
     takes: float
     feasible: int
     hopeless: int
     failed: int
+    more: int
     unexamined: int
     nearest: str
 
@@ -181,15 +183,17 @@ def _below(
     made = []
     for _, group in sorted(steps.items()):
         tried = [found[id(p.item)] for p in group if id(p.item) in found]
+        failed = [v for v in tried if not v.meets_slos]
         hopeless = [p for p in group if p.hopeless and id(p.item) not in found]
         made.append(
             Step(
                 takes=min(p.bound for p in group),
                 feasible=len(group),
                 hopeless=len(hopeless),
-                failed=len(tried),
+                failed=len(failed),
+                more=len(tried) - len(failed),
                 unexamined=len(group) - len(hopeless) - len(tried),
-                nearest=_nearest([v for v in tried if not v.meets_slos], hopeless, evaluator),
+                nearest=_nearest(failed, hopeless, evaluator),
             )
         )
     return made

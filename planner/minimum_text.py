@@ -64,10 +64,8 @@ def _step(step: Step, quantity: Quantity) -> str:
         f"{count} {words}"
         for count, words in (
             (step.hopeless, "that no scheduler gets within the SLOs"),
-            (
-                step.failed,
-                "simulated that " + ("do not hold" if quantity.exact else "do not hold or take more"),
-            ),
+            (step.failed, "simulated that do not hold"),
+            (step.more, "simulated that hold and take more"),
             (step.unexamined, "not examined"),
         )
         if count
@@ -82,6 +80,7 @@ def _sum(steps: list[Step], quantity: Quantity) -> str:
         feasible=sum(s.feasible for s in steps),
         hopeless=sum(s.hopeless for s in steps),
         failed=sum(s.failed for s in steps),
+        more=sum(s.more for s in steps),
         unexamined=sum(s.unexamined for s in steps),
         nearest="",
     )
@@ -100,7 +99,7 @@ def to_csv(found: Minimum) -> str:
 
 
 def to_json(found: Minimum) -> str:
-    """The least, its proof, and the answer as in ``planner/answer.schema.json``."""
+    """The least, its proof, and the answer; the schema is ``planner/minimum.schema.json``."""
     c = found.certificate
     return json.dumps(
         {

@@ -162,7 +162,7 @@ def to_csv(sweep: Sweep) -> str:
 
 
 def to_json(sweep: Sweep) -> str:
-    """Every scenario with its whole answer, as in ``planner/answer.schema.json``."""
+    """Every scenario with its whole answer; the schema is ``planner/whatif.schema.json``."""
     return json.dumps(
         {
             "schema": "zenith-whatif-1",

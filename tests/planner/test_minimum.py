@@ -74,8 +74,13 @@ def test_the_least_is_what_simulating_every_plan_finds(of, statistic):
         less = sum(taken(r, of, price) < min(fine) for r in everything)
         assert sum(step.feasible for step in found.below) >= less
         for step in found.below:
-            assert step.feasible == step.hopeless + step.failed + step.unexamined and step.unexamined == 0
+            assert step.feasible == step.hopeless + step.failed + step.more + step.unexamined
+            assert step.unexamined == 0 and (of == "power" or step.more == 0)
             assert step.takes < found.least
+        broken = [r for r in everything if r.metrics[f"{statistic}_s"] > limit]
+        assert sum(step.failed for step in found.below) <= len(broken)
+        if of == "power":
+            assert sum(step.more for step in found.below) <= len(everything) - len(broken) - 1
 
 
 def test_one_device_less_has_no_plan_that_holds():
