@@ -1,79 +1,32 @@
 """How far from optimal: the schedulers people run beside the best that any scheduler could do.
 
 One plan, one trace, one objective. The bound is that of ``planner.bounds``, taken so wide that every scheduler
-of the table is in its class; ``planner.gap`` says where the difference comes from, ``planner.bound_text`` prints.
+of the table (``planner.schedulers``) is in its class; ``planner.gap`` says where the difference comes from,
+``planner.bound_text`` prints.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from formulations.problem import Limits
 from planner import units
-from planner.bounds import PlanBound, PlanBounds
+from planner.bound_curve import Point, Vary, point, point_of
+from planner.bound_rows import Scheduler, best_row, own_row, rows_of, swaps
+from planner.bounds import PlanBound
+from planner.contest import contest
 from planner.errors import NoFeasiblePlan
 from planner.exact import Exact, exact, why_not
-from planner.objective import OBJECTIVES, Objective
-from planner.pipeline import Candidate, Evaluator, check_clocks, fitted
+from planner.gap import Gap, gap_of
+from planner.objective import Objective
+from planner.pipeline import Candidate, Evaluator, check_clocks, fitted, goodput_limits
 from planner.placement import place
 from planner.question import Question, check_engine
-from planner.shares import TraceStats
+from planner.setting import BOUNDED, Setting
 from planner.validate import complaints
 from profiles.errors import InputError
-from profiles.plan import POLICIES, EngineSettings, Plan, Policy
-from profiles.stepcost import StepCost
-from simulator import metrics
-from simulator.engine import simulate
-from simulator.outcome import Outcome
-from traces.trace import Trace
+from profiles.plan import EngineSettings, Plan, Policy
 from traces.transform import window
-
-BOUNDED: dict[str, Objective] = {
-    "makespan": Objective(
-        name="makespan", metric="makespan_s", unit="s", words="time from the first arrival to the last token"
-    ),
-    **{name: OBJECTIVES[name] for name in ("latency", "ttft", "energy")},
-}
-"""Objectives of a report."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scheduler:
-    """One scheduler of the table, simulated.
-
-    ``value`` is None where it rejects requests: a bound counts every request as served. ``ratio``: value over
-    bound, None without one of them. ``kv_peak``: most KV blocks in use, as a share.
-    """
-
-    name: str
-    engine: EngineSettings
-    value: float | None
-    ratio: float | None
-    preemptions: int
-    recomputed_tokens: int
-    kv_peak: float
-    iterations: int
-    rejected: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GapPart:
-    """Units of the objective that a scheduler loses, and to what."""
-
-    name: str
-    value: float
-    words: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
-    """Parts add up to the scheduler's value less the bound."""
-
-    scheduler: str
-    parts: tuple[GapPart, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +34,8 @@ class BoundReport:
     """What ``zenith bound`` found.
 
     ``bound`` holds for ``class_words``, and ``proof`` names the section of the documentation that proves it.
-    ``exact``: what CP-SAT proves of a narrower class, where it was asked and could.
+    ``exact``: what CP-SAT proves of a narrower class, where it was asked and could. ``curve``: the same where
+    memory or load is another.
     """
 
     headline: str
@@ -95,45 +49,13 @@ class BoundReport:
     gaps: tuple[Gap, ...]
     exact: Exact | None
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What is compared: a trace, and one plan with its cost tables for engines that chunk prompts and for those
-    that do not (whose batches can hold a longer prompt)."""
-
-    trace: Trace
-    plan: Plan
-    chunked: StepCost
-    whole: StepCost
-
-    def step(self, engine: EngineSettings) -> StepCost:
-        return self.chunked if engine.chunks_prefill else self.whole
-
-    def simulate(self, engine: EngineSettings) -> Outcome:
-        return simulate(self.trace, self.step(engine), engine, replicas=self.plan.replicas)
-
-    def roomy(self, step: StepCost) -> StepCost:
-        """With the memory of the kind that has more."""
-        return replace(step, kv_blocks=max(self.chunked.kv_blocks, self.whole.kv_blocks))
-
-    def bound(self, objective: str, *, swaps: bool) -> PlanBound:
-        """What no scheduler of either kind beats: the lesser of the two bounds.
-
-        ``swaps``: whether schedulers may swap, which one of the bounds on energy rules out.
-        """
-        stats, found = TraceStats(self.trace), []
-        kinds: tuple[tuple[Policy, StepCost], ...] = (("vllm-v1", self.chunked), ("orca", self.whole))
-        for policy, step in kinds:
-            step = self.roomy(step)
-            engine = _engine(self.plan.engine, policy, "fcfs", "swap" if swaps else "recompute")
-            found.append(PlanBounds(step, replace(self.plan, engine=engine), stats).bound(objective))
-        return min(found, key=lambda bound: bound.value)
+    curve: tuple[Point, ...] = ()
 
 
 def bound_report(
     question: Question, plan: Plan, objective: str, *, window_s: float | None = None,
-    limits: Limits | None = None, tables: Path | None = None, silicon: bool = True,
+    limits: Limits | None = None, explain: bool = True, vary: Sequence[Vary] = (),
+    tables: Path | None = None, silicon: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> BoundReport:  # fmt: skip
     """Every scheduler on one plan, its bound, and the gap of the plan's own scheduler and of the best.
@@ -146,6 +68,10 @@ def bound_report(
         Only requests that arrive this long after the first.
     limits
         Those of CP-SAT, which is then asked for the best schedule; None: it is not.
+    explain
+        Whether to say what schedulers lose.
+    vary
+        Axes along which the comparison is repeated.
 
     Raises
     ------
@@ -154,8 +80,6 @@ def bound_report(
     NoFeasiblePlan
         When the plan does not fit the fleet or the memory of its devices.
     """
-    from planner.gap import gap_of
-
     check_engine(replace(plan.engine, policy="vllm-v1"))
     question, notes = fitted(question)
     if window_s is not None:
@@ -164,18 +88,26 @@ def bound_report(
     progress("compiling cost tables")
     evaluator = Evaluator(question, tables=tables, silicon=silicon)
     setting = _setting(question, evaluator, plan)
-    served = list(_served(setting, progress))
+    if objective == "goodput" and not setting.slo_s:
+        raise InputError("goodput counts requests that meet SLOs: give --slo of ttft, tpot or e2e")
+    served, left_out = contest(setting, goal, progress)
+    notes += left_out
     progress("bounding")
-    bound = setting.bound(objective, swaps=any(engine.preemption == "swap" for engine, _ in served))
-    rows = [
-        _row(engine, outcome, value_of(setting, engine, outcome, goal), bound.value)
-        for engine, outcome in served
-    ]
-    rows, outcomes = _merged(rows, [outcome for _, outcome in served])
+    bound = setting.bound(objective, swaps=swaps(served))
+    rows = rows_of(served, bound.value)
     gaps = []
-    for i in _explained(rows, plan.engine):
+    for i in _explained(rows, plan.engine, goal) if explain else []:
         progress(f"simulating what {rows[i].name} loses")
-        gaps.append(gap_of(setting, rows[i], outcomes[i], goal, bound))
+        gaps.append(gap_of(setting, rows[i], served[i][1], goal, bound))
+    curve = []
+    for axis, factor in ((each.axis, factor) for each in vary for factor in each.factors):
+        progress(f"simulating {axis} x{factor:g}")
+        known = factor == 1.0
+        curve.append(
+            point_of(setting, rows, bound, goal, axis, factor)
+            if known
+            else point(setting, goal, axis, factor)
+        )
     trace, best = question.trace, None
     if limits is not None:
         if reason := why_not(plan, len(trace), objective):
@@ -197,6 +129,7 @@ def bound_report(
         gaps=tuple(gaps),
         exact=best,
         notes=tuple(notes),
+        curve=tuple(curve),
     )
 
 
@@ -210,87 +143,23 @@ def _setting(question: Question, evaluator: Evaluator, plan: Plan) -> Setting:
         steps = []
         own = plan.engine
         kinds: tuple[Policy, ...] = ("vllm-v1", "orca" if own.chunks_prefill else own.policy)
-        for policy in kinds:
-            engine = _engine(own, policy, own.queue, own.preemption)
+        for name in kinds:
+            engine = replace(own, policy=name)
             candidate = Candidate(plan=replace(plan, engine=engine), pool=i, placement=place(plan, pool))
             steps.append(evaluator.step(candidate))
-        return Setting(trace=question.trace, plan=plan, chunked=steps[0], whole=steps[1])
+        return Setting(
+            trace=question.trace, plan=plan, chunked=steps[0], whole=steps[1],
+            slo_s=goodput_limits(question.slos),
+        )  # fmt: skip
     raise NoFeasiblePlan(f"{plan.label}: " + "; ".join(reasons))
 
 
-def _served(
-    setting: Setting, progress: Callable[[str], None]
-) -> Iterator[tuple[EngineSettings, Outcome]]:  # fmt: skip
-    """Every policy by arrival and by prompt length; with swapping too where it preempts."""
-    for policy in POLICIES:
-        progress(f"simulating {policy}")
-        for queue in ("fcfs", "sjf"):
-            engine = _engine(setting.plan.engine, policy, queue, "recompute")
-            outcome = setting.simulate(engine)
-            yield engine, outcome
-            if outcome.preemptions.any():
-                engine = _engine(setting.plan.engine, policy, queue, "swap")
-                yield engine, setting.simulate(engine)
-
-
-def _engine(base: EngineSettings, policy: Policy, queue: str, preemption: str) -> EngineSettings:
-    return replace(base, policy=policy, queue=queue, preemption=preemption)  # type: ignore[arg-type]
-
-
-def value_of(
-    setting: Setting, engine: EngineSettings, outcome: Outcome, objective: Objective
-) -> float | None:
-    """The objective of an outcome, None where it rejects requests."""
-    if outcome.rejected:
-        return None
-    plan = setting.plan
-    return metrics.summary(outcome, setting.step(engine), devices=plan.devices, usd_per_device_hour=None)[
-        objective.metric
-    ]
-
-
-def _row(engine: EngineSettings, outcome: Outcome, value: float | None, bound: float) -> Scheduler:
-    name = f"{engine.policy} {engine.queue}" + (" swap" if engine.preemption == "swap" else "")
-    return Scheduler(
-        name=name,
-        engine=engine,
-        value=value,
-        ratio=value / bound if value is not None and bound > 0 else None,
-        preemptions=int(outcome.preemptions.sum()),
-        recomputed_tokens=outcome.recomputed_tokens,
-        kv_peak=outcome.peak_blocks / outcome.kv_blocks if outcome.kv_blocks else 0.0,
-        iterations=outcome.iterations,
-        rejected=len(outcome.rejected),
-    )
-
-
-def _merged(rows: list[Scheduler], outcomes: list[Outcome]) -> tuple[list[Scheduler], list[Outcome]]:
-    """Queue orders that come to the same schedule share a row."""
-    kept: list[tuple[Scheduler, Outcome]] = []
-    for row, outcome in zip(rows, outcomes, strict=True):
-        if kept and kept[-1][0].engine == replace(row.engine, queue="fcfs") and row.engine.queue == "sjf":
-            other = kept[-1][1]
-            if np.array_equal(other.finish_ps, outcome.finish_ps) and np.array_equal(
-                other.first_token_ps, outcome.first_token_ps
-            ):
-                kept[-1] = replace(kept[-1][0], name=f"{row.engine.policy} fcfs = sjf"), other
-                continue
-        kept.append((row, outcome))
-    return [row for row, _ in kept], [outcome for _, outcome in kept]
-
-
-def _explained(rows: list[Scheduler], own: EngineSettings) -> list[int]:
-    """The plan's own scheduler and the best one, where they serve every request."""
-    valued = [i for i, row in enumerate(rows) if row.value is not None]
-    mine = [
-        i
-        for i in valued
-        if (rows[i].engine.policy, rows[i].engine.queue) == (own.policy, own.queue)
-        and rows[i].engine.preemption in (own.preemption, "recompute")
-    ]
-    mine += [i for i in valued if rows[i].engine.policy == own.policy]
-    best = sorted(valued, key=lambda i: (rows[i].value or math.inf, i not in mine[:1]))
-    return list(dict.fromkeys([*mine[:1], *best[:1]]))
+def _explained(rows: Sequence[Scheduler], own: EngineSettings, goal: Objective) -> list[int]:
+    """The plan's own scheduler and the best policy of an engine, where they serve every request."""
+    mine, best = own_row(rows, own), best_row(rows, goal, engines=True)
+    if mine is not None and best is not None and rows[best].value == rows[mine].value:
+        best = mine
+    return list(dict.fromkeys(i for i in (mine, best) if i is not None))
 
 
 def class_words(setting: Setting, name: str) -> str:
@@ -338,6 +207,3 @@ def parse_window(text: str) -> float:
         return units.read(text, units.TIME)
     except InputError as error:
         raise InputError(f"--window {error}") from None
-
-
-__all__ = ["BoundReport", "Gap", "GapPart", "Scheduler", "Setting", "bound_report", "parse_window"]

@@ -10,22 +10,40 @@ fixed cost    iterations cost nothing but what their tokens cost. The bound pays
 waiting       of what is left (latency and TTFT): from arrival to the first iteration
 the rest      beside whom a request runs, in what order, and what the bound does not see
 
-The parts add up to value - bound. A negative one says that the obstacle helps.
+The parts add up to value - bound (bound - value where more is better). A negative one says that the obstacle helps.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from formulations.hulls import IntArray
-from planner.bound_report import Gap, GapPart, Scheduler, Setting, value_of
+from planner.bound_rows import Scheduler
 from planner.bounds import PlanBound
 from planner.objective import Objective
+from planner.setting import Setting, fixed_ps
 from profiles.plan import EngineSettings
 from profiles.stepcost import PS, StepCost
 from simulator.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapPart:
+    """Units of the objective that a scheduler loses, and to what."""
+
+    name: str
+    value: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Parts add up to the scheduler's value less the bound."""
+
+    scheduler: str
+    parts: tuple[GapPart, ...]
 
 
 def gap_of(
@@ -34,14 +52,15 @@ def gap_of(
     """What ``row``, which serves every request with ``outcome``, loses to the bound, and to what."""
     assert row.value is not None
     parts: list[GapPart] = []
-    engine, value = row.engine, row.value
+    engine, value = row.engine, objective.score(row.value)
 
     def without(name: str, words: str, setting: Setting, engine: EngineSettings) -> Outcome:
         """Simulates with one obstacle less; what that gains is a part of its own."""
         nonlocal value
         outcome = setting.simulate(engine)
-        easier = value_of(setting, engine, outcome, objective)
-        assert easier is not None, "an obstacle less rejects nobody"
+        found = setting.value(engine, outcome, objective)
+        assert found is not None, "an obstacle less rejects nobody"
+        easier = objective.score(found)
         parts.append(GapPart(name=name, value=value - easier, words=words))
         value = easier
         return outcome
@@ -69,13 +88,13 @@ def gap_of(
             "head of line", "the first that came, instead of the shortest prompt", setting, engine
         )
 
-    fixed_ms = _fixed_ps(setting.step(engine)) / PS * 1e3
+    fixed_ms = fixed_ps(setting.step(engine)) / PS * 1e3
     words = f"{fixed_ms:.3g} ms of each of {outcome.iterations:,} iterations, more than the bound counts"
-    floor = bound.value
+    floor = objective.score(bound.value)
     swaps = "while busy" not in bound.name
     setting = _with(setting, _without_fixed)
     outcome = without("fixed cost", words, setting, engine)
-    paid = floor - setting.bound(objective.name, swaps=swaps).value
+    paid = floor - objective.score(setting.bound(objective.name, swaps=swaps).value)
     parts[-1] = replace(parts[-1], value=parts[-1].value - paid)
     rest = value - (floor - paid)
     if objective.name in ("latency", "ttft"):
@@ -96,12 +115,6 @@ def _endless(setting: Setting) -> int:
     longest = int((setting.trace.prompt_tokens + setting.trace.output_tokens).max())
     engine = setting.plan.engine
     return -(-longest // engine.block_size) * engine.max_seqs * setting.plan.stages
-
-
-def _fixed_ps(step: StepCost) -> int:
-    """Time of an iteration of one token through all stages, its attention left out."""
-    own = step.local_ps[:, 1] + step.shared_ps[:, 1]
-    return int(own.sum() + step.send_ps[:, 1].sum() + step.head_ps[1])
 
 
 def _without_fixed(step: StepCost) -> StepCost:

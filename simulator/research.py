@@ -59,6 +59,11 @@ class Rules:
         (shortest request first of INFERMAX, arXiv 2411.07447).
     cap
         Most sequences that run, where fewer than the engine's.
+    worth
+        If above 0, at most sqrt(worth * requests here) run, waiting ones counted. With n alike requests here, and
+        iterations that take F + s b for b of them, the mean of their ends is (F + s b) (n / b + 1) times a
+        constant, least at b = sqrt(n F / s): so ``worth`` is F / s, the time of an iteration before its
+        tokens over that of one token and what comes with it.
 
     Raises
     ------
@@ -73,12 +78,15 @@ class Rules:
     watermark: bool = False
     victim: Literal["last", "fewest"] = "last"
     cap: int | None = None
+    worth: float = 0.0
 
     def __post_init__(self) -> None:
         if self.chunked and not self.mixed:
             raise ValueError("Chunks need mixed iterations.")
         if self.cap is not None and self.cap < 1:
             raise ValueError("cap must be at least 1.")
+        if not 0 <= self.worth < float("inf"):
+            raise ValueError("worth must not be negative.")
 
     @property
     def clairvoyant(self) -> bool:
@@ -135,6 +143,7 @@ def simulate(
         admission=_ADMISSIONS[rules.admission],
         fewest=rules.victim == "fewest",
         most=min(engine.max_seqs, rules.cap or engine.max_seqs),
+        worth=float(rules.worth),
         budget=engine.token_budget,
         block_size=size,
         blocks=blocks,

@@ -22,7 +22,7 @@ MOST_WEIGHT = REQUEST_BITS = 2**31 - 1
 """A key of the queue is a weight, then the number of the request, as in the kernel."""
 
 Settings = namedtuple(
-    "Settings", "mixed chunked admission fewest most budget block_size blocks watermark reserve_blocks"
+    "Settings", "mixed chunked admission fewest most worth budget block_size blocks watermark reserve_blocks"
 )
 Work = namedtuple("Work", "own waiting running by_end chunk_request chunk_tokens base each")
 OWN = np.dtype([(name, np.int64) for name in ("free", "running", "waiting", "chunks", "tokens", "batch")])
@@ -167,8 +167,11 @@ def continue_prompts(cfg, req, work, rep):
 @compiled
 def admit(cfg, req, work, rep, now):
     """Admit from the head of the queue while it fits."""
-    fresh = False
-    while work.own.waiting[rep] > 0 and work.own.running[rep] < cfg.most:
+    fresh, most = False, cfg.most
+    if cfg.worth > 0.0:
+        here = work.own.waiting[rep] + work.own.running[rep]
+        most = min(most, max(np.int64(1), np.int64(np.sqrt(cfg.worth * here))))
+    while work.own.waiting[rep] > 0 and work.own.running[rep] < most:
         r = work.waiting[0] & REQUEST_BITS
         chunk = req.target[r]
         left = cfg.budget - work.own.tokens[rep]
