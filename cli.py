@@ -308,6 +308,27 @@ def capacity(**options: Any) -> None:
 
 @main.command(
     epilog=example(
+        "zenith sensitivity --model llama-3.1-8b --device l40s --gpus 2",
+        "--trace traces/samples/chat.csv --draws 10",
+    )
+)
+@question_options
+@search_options
+@click.option("--draws", type=click.IntRange(0, 10_000), default=100,
+              help="Perturbed profiles; 0 leaves the stability of the ranking out.")
+def sensitivity(**options: Any) -> None:
+    """Show what binds the best plan, what one step more of each constraint is worth, and how sure its rank is.
+
+    Exits 0 with a plan, 2 on bad input, 3 when no plan can exist or meet the SLOs, 4 when a limit ended the
+    search before the first that does.
+    """
+    from planner import commands
+
+    show(commands.sensitivity(options, progress=progress))
+
+
+@main.command(
+    epilog=example(
         "zenith simulate --model llama-3.1-8b --device l40s --gpus 2",
         "--trace traces/samples/chat.csv --plan tp=2",
     )

@@ -25,6 +25,7 @@ import numpy as np
 
 from planner.objective import Objective
 from profiles.compile import Compiler
+from profiles.moved import with_operations
 from profiles.sided import BANDWIDTH, COMPUTE, LATENCY, OTHER, Sided
 from profiles.stepcost import PROVENANCE, PS, StepCost
 from simulator.engine import simulate
@@ -123,9 +124,7 @@ def _binding(evaluator: "Evaluator", candidate: "Candidate", objective: Objectiv
 
 def _sided(compiler: Compiler, *, collectives: int = OTHER) -> Compiler:
     """The same costs, in whose tables the provenance is the side that binds."""
-    plain = replace(compiler.engine, memory_scale=1.0, compute_scale=1.0, collective_scale=1.0)
-    operations = Sided(compiler.operations, compiler.device, collectives=collectives)
-    return Compiler(compiler.model, compiler.device, operations, engine=plain, power=compiler.power)
+    return with_operations(compiler, Sided(compiler.operations, compiler.device, collectives=collectives))
 
 
 def _prompt_collectives(evaluator: "Evaluator", compiler: Compiler, candidate: "Candidate") -> float:

@@ -169,6 +169,18 @@ def capacity(options: Options, *, progress: Progress) -> Reply:
     return _print(capacity_text, found, options, exit_code=status)
 
 
+def sensitivity(options: Options, *, progress: Progress) -> Reply:
+    """``zenith sensitivity``. Its status is that of ``zenith optimize``."""
+    from planner import sensitivity_text
+    from planner.sensitivity import sensitivity
+
+    started = time.monotonic()
+    question = _question(options, progress)
+    found = sensitivity(question, draws=options["draws"], **_limits(options), progress=progress)
+    progress(f"done in {time.monotonic() - started:.1f} s")
+    return _print(sensitivity_text, found, options, exit_code=_status(found.answer))
+
+
 def _print(words: Any, found: Any, options: Options, *, exit_code: int) -> Reply:
     """What was found, in the form asked for, by a module that has ``to_text``, ``to_csv`` and ``to_json``."""
     from traces.write import write_whole

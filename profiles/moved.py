@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from profiles.compile import Compiler
 from profiles.engine import CONSTANTS, EngineProfile
 from profiles.meter import compute_format
 from profiles.ops import Cost, FloatArray, Layer, Link, Operations
@@ -90,30 +91,50 @@ class Moved:
         own = {name: factor * getattr(engine, name) for name, factor in self.factors if name in CONSTANTS}
         return replace(engine, **own) if own else engine
 
-    def operations(self, operations: Operations) -> Operations:
-        """The operations with their times moved; themselves where none is."""
+    def operations(self, operations: Operations, device: str = "") -> Operations:
+        """The operations with their times moved, themselves where none is. Other devices have other noise."""
         families = {name: factor for name, factor in self.factors if name in FAMILIES}
-        return MovedOperations(operations, families, self.noise) if families or self.noise else operations
+        if not families and self.noise is None:
+            return operations
+        return MovedOperations(operations, families, self.noise, device)
 
 
 AS_IT_IS = Moved()
 
 
-class MovedOperations(Layer):
-    """``fallback`` with the seconds of each family times a factor; bytes, FLOPs and provenance stay."""
+def with_operations(
+    compiler: Compiler, operations: Operations, engine: EngineProfile | None = None
+) -> Compiler:
+    """The compiler with operations that replace its own, in which its engine's scales are already counted."""
+    plain = replace(engine or compiler.engine, memory_scale=1.0, compute_scale=1.0, collective_scale=1.0)
+    return Compiler(compiler.model, compiler.device, operations, engine=plain, power=compiler.power)
 
-    def __init__(self, fallback: Operations, families: Mapping[str, float], noise: Noise | None) -> None:
-        self.fallback, self.families, self.noise = fallback, families, noise
+
+class MovedOperations(Layer):
+    """``fallback`` with the seconds of each family times a factor; bytes, FLOPs and provenance stay.
+
+    ``used``: families that were asked for.
+    """
+
+    def __init__(
+        self, fallback: Operations, families: Mapping[str, float], noise: Noise | None, device: str
+    ) -> None:
+        self.fallback, self.families, self.noise, self.device = fallback, families, noise, device
+        self.used: set[str] = set()
 
     @cached_property
     def _sigma(self) -> dict[tuple[str, str], tuple[float, float, float, float]]:
         return dict(self.noise.sigma) if self.noise else {}
 
     def _moved(self, cost: Cost, family: str, form: str, *shape: object) -> Cost:
+        self.used.add(family)
         factor: Any = self.families.get(family, 1.0)
         if self.noise is not None:
             sigma = self._sigma.get((family, form), self._sigma.get((family, ""), (0.0,) * 4))
-            factor = factor * np.exp(np.array(sigma) * self.noise.normal(family, shape))[cost.provenance]
+            factor = (
+                factor
+                * np.exp(np.array(sigma) * self.noise.normal(family, self.device, shape))[cost.provenance]
+            )
         return replace(cost, seconds=cost.seconds * factor)
 
     def gemm(self, *loads: Any, **shape: Any) -> Cost:

@@ -1,0 +1,158 @@
+"""Constraints of a question moved one step: the questions to solve again.
+
+====================  ======================================================================================
+devices of a pool     the next number that some plan can use: the fewest that a plan with more than all has, up to
+                      twice as many; of pools above ``MANY`` a node more
+HBM capacity          memory of every device +10 %
+HBM bandwidth         the time that bytes take at the peak of memory / 1.1, launches and the like as they are
+compute               the time that FLOPs take at the peak / 1.1, likewise
+interconnect          the time of collectives and transfers / 1.1
+host overhead         the engine's constants -10 %
+an SLO                its limit +10 %
+sequences, budget     twice as many at once, and tokens of an iteration, are searched as well (fixed ones: instead)
+a rule                one of ``--fix`` or ``--forbid`` dropped
+====================  ======================================================================================
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from planner.errors import NoFeasiblePlan, NoPlanInTime
+from planner.question import Question
+from planner.rules import flag_of, rules_of, without
+from planner.slo import parse_slo
+from profiles.engine import load_engine
+from profiles.errors import InputError
+from profiles.fleet import MOST_DEVICES, Fleet, Pool
+from profiles.moved import AS_IT_IS, Moved
+
+if TYPE_CHECKING:
+    from planner.store import Store
+
+STEP = 1.1
+"""What memory, rates, limits are multiplied by."""
+
+MANY = 64
+"""Devices of a pool up to which every larger number is looked at: plans of twice as many are enumerated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One constraint moved. ``question`` is None where it cannot be, and ``reason`` says why."""
+
+    name: str
+    words: str
+    question: Question | None
+    moved: Moved = AS_IT_IS
+    reason: str = ""
+
+
+def steps(question: Question, store: "Store") -> Iterator[Step]:
+    """Every constraint that can be moved, one at a time; plan spaces are enumerated in ``store``."""
+    for i, pool in enumerate(question.fleet.pools):
+        yield _more_devices(question, i, pool, store)
+    yield _on_devices(question)
+    yield _of_profile(question, "HBM bandwidth", "memory_scale")
+    yield _of_profile(question, "compute", "compute_scale")
+    yield _of_profile(question, "interconnect", "collective_scale")
+    yield _host(question)
+    for i, slo in enumerate(question.slos):
+        unit = {"s": "ms", "W": "W"}[slo.unit]
+        wider = parse_slo(f"{slo.name}<={slo.limit * STEP * (1e3 if unit == 'ms' else 1):.12g}{unit}")
+        slos = (*question.slos[:i], wider, *question.slos[i + 1 :])
+        yield Step(name=f"SLO {slo.text}", words="+10%", question=replace(question, slos=slos))
+    yield _doubled(question, "sequences", "seqs", "max_seqs")
+    yield _doubled(question, "token budget", "budget", "token_budgets")
+    for rule in rules_of(question):
+        try:
+            yield Step(name=flag_of(rule), words="dropped", question=without(question, rule))
+        except InputError as error:
+            yield Step(name=flag_of(rule), words="dropped", question=None, reason=str(error))
+
+
+def grown(pool: Pool, more: int) -> Pool:
+    """The pool with so many more devices: on its nodes first, then on new ones.
+
+    Examples
+    --------
+    >>> from profiles.fleet import homogeneous
+    >>> grown(homogeneous("h100", gpus=6).pools[0], 4).free
+    (8, 2)
+    """
+    free = list(pool.free)
+    for i, used in enumerate(free):
+        free[i] += min(more, pool.devices_per_node - used)
+        more -= free[i] - used
+    while more > 0:
+        free.append(min(more, pool.devices_per_node))
+        more -= free[-1]
+    return replace(pool, nodes=len(free), free=tuple(free))
+
+
+def _more_devices(question: Question, i: int, pool: Pool, store: "Store") -> Step:
+    pools = question.fleet.pools
+    name = f"devices of {pool.name}" if len(pools) > 1 else "devices"
+
+    def asked(more: int) -> Question:
+        fleet = Fleet(pools=(*pools[:i], grown(pool, more), *pools[i + 1 :]))
+        return replace(question, fleet=fleet)
+
+    more: int | None = pool.devices_per_node
+    if pool.devices <= MANY:
+        more = _usable(replace(asked(pool.devices), use_all_devices=False), i, pool, store)
+    if more is None or pool.devices + more > MOST_DEVICES:
+        reason = f"no plan uses {pool.devices + 1} to {2 * pool.devices}"
+        return Step(name=name, words=f"more than {pool.devices}", question=None, reason=reason)
+    return Step(name=name, words=f"{pool.devices} -> {pool.devices + more}", question=asked(more))
+
+
+def _usable(doubled: Question, i: int, pool: Pool, store: "Store") -> int | None:
+    """How many more devices the smallest plan of the doubled pool has that does not fit on the pool."""
+    from planner.pipeline import candidates_of
+
+    try:
+        plans = [c.plan for c in candidates_of(doubled, store, ways_out=False) if c.pool == i]
+    except (NoFeasiblePlan, NoPlanInTime):
+        return None
+    beyond = [plan.devices - pool.devices for plan in plans if plan.devices > pool.devices]
+    return min(beyond, default=None)
+
+
+def _on_devices(question: Question) -> Step:
+    pools = []
+    for pool in question.fleet.pools:
+        device = replace(pool.device, memory_bytes=int(pool.device.memory_bytes * STEP))
+        pools.append(replace(pool, device=device))
+    moved = replace(question, fleet=Fleet(pools=tuple(pools)))
+    return Step(name="HBM capacity", words="+10%", question=moved)
+
+
+def _of_profile(question: Question, name: str, constant: str) -> Step:
+    return Step(
+        name=name, words="+10%", question=question, moved=Moved(factors=((constant, 1 / STEP),))
+    )  # fmt: skip
+
+
+def _host(question: Question) -> Step:
+    engine = load_engine(question.engine)
+    if not (engine.iteration_s or engine.sequence_s or engine.prefill_s):
+        reason = f"engine {question.engine} has none"
+        return Step(name="host overhead", words="-10%", question=None, reason=reason)
+    factors = tuple((name, 0.9) for name in ("iteration_s", "sequence_s", "prefill_s"))
+    return Step(name="host overhead", words="-10%", question=question, moved=Moved(factors=factors))
+
+
+def _doubled(question: Question, name: str, axis: str, field: str) -> Step:
+    values = [int(str(value)) for value in question.options(axis)]
+    twice = [2 * value for value in values if 2 * value not in values]
+    words = f"also {', '.join(map(str, twice))}"
+    try:
+        if axis in question.fix:
+            words = f"{values[0]} -> {twice[0]}"
+            moved = replace(question, fix={**question.fix, axis: twice[0]})
+        else:
+            moved = replace(question, **{field: (*values, *twice)})  # type: ignore[arg-type]
+    except InputError as error:
+        return Step(name=name, words=words, question=None, reason=str(error))
+    return Step(name=name, words=words, question=moved)
