@@ -247,6 +247,7 @@ def optimize(**options: Any) -> None:
     "objective=latency,energy, tp=1,2; may be repeated.",
 )
 @click.option("--exhaustive", is_flag=True, help="Simulate every feasible plan, whatever the bounds prove.")
+@click.option("--html", type=OUTPUT, help="Write the table and a chart as one page (docs/questions.md).")
 def whatif(**options: Any) -> None:
     """Answer every combination of the values varied, and say what changes against the first, and why.
 

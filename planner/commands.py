@@ -125,6 +125,7 @@ def whatif(options: Options, *, progress: Progress) -> Reply:
     from planner.bar import bar
     from planner.whatif import sweep
 
+    _check_html(options)
     started = time.monotonic()
     axes = vary.parse_axes(options["vary"])
     question = _question(vary.first_options(options, axes), progress)
@@ -132,6 +133,11 @@ def whatif(options: Options, *, progress: Progress) -> Reply:
     with bar(len(vary.combinations(axes)), progress) as advance:
         found = sweep(question, axes, **limits, everything=options["exhaustive"], progress=advance)
     _done(started, limits["store"], progress)
+    if options["html"]:
+        from planner.whatif_html import to_html
+        from traces.write import write_whole
+
+        write_whole(options["html"], to_html(found).encode())
     cut = any(not s.proven or (s.answer and s.answer.certificate.unexamined) for s in found.scenarios)
     holds = any(scenario.holds for scenario in found.scenarios)
     return _print(whatif_text, found, options, exit_code=0 if holds else 4 if cut else 3)

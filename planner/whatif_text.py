@@ -23,31 +23,36 @@ BOLD = "1"
 def to_text(sweep: Sweep, *, colour: bool = False) -> str:
     """One row a scenario, under it what differs from the first and why; then what is odd."""
     bold = (f"\x1b[{BOLD}m", "\x1b[0m") if colour else ("", "")
-    asked = sweep.scenarios[0].question
-    fleet = " + ".join(f"{pool.devices} x {pool.device.name}" for pool in asked.fleet.pools)
-    rate = f" at {asked.trace.rate_per_s:.3g}/s" if asked.trace.rate_per_s else " at once"
-    slos = ", ".join(slo.text for slo in asked.slos) or "none"
-    lines = [
-        *wrap(f"scenario 1: {asked.model.name} on {fleet}, objective {asked.objective}, SLO {slos}", WIDTH),
-        *wrap(f"trace {printable(asked.trace.name)}: {len(asked.trace):,} requests{rate}", WIDTH),
-        "",
-    ]
+    lines = [line for words in heading(sweep) for line in wrap(words, WIDTH)] + [""]
     lines += [f"{bold[0]}{_cells(HEADS)[0]}{bold[1]}", "─" * WIDTH]
     marked = {j for _, j in sweep.breaks}
     for i, scenario in enumerate(sweep.scenarios):
-        lines += _cells(_row(i, scenario, marked=i in marked))
+        lines += _cells(row(i, scenario, marked=i in marked))
         if scenario.change or scenario.reason:
             lines += _indented(scenario.change or scenario.reason)
     lines.append("")
     if any(scenario.answer and not scenario.holds for scenario in sweep.scenarios):
         lines += wrap("(!) no plan holds; shown: the nearest", WIDTH)
     for i, j in sweep.breaks:
-        lines += wrap(f"~ {_oddity(sweep, i, j)}", WIDTH, subsequent_indent="  ")
-    lines += wrap(f"certificate: {_certificates(sweep)}", WIDTH, subsequent_indent=" " * 13)
+        lines += wrap(f"~ {oddity(sweep, i, j)}", WIDTH, subsequent_indent="  ")
+    lines += wrap(f"certificate: {certificates(sweep)}", WIDTH, subsequent_indent=" " * 13)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(i: int, scenario: Scenario, *, marked: bool) -> tuple[str, ...]:
+def heading(sweep: Sweep) -> list[str]:
+    """What the first scenario asks, and of which trace."""
+    asked = sweep.scenarios[0].question
+    fleet = " + ".join(f"{pool.devices} x {pool.device.name}" for pool in asked.fleet.pools)
+    rate = f" at {asked.trace.rate_per_s:.3g}/s" if asked.trace.rate_per_s else " at once"
+    slos = ", ".join(slo.text for slo in asked.slos) or "none"
+    return [
+        f"scenario 1: {asked.model.name} on {fleet}, objective {asked.objective}, SLO {slos}",
+        f"trace {printable(asked.trace.name)}: {len(asked.trace):,} requests{rate}",
+    ]
+
+
+def row(i: int, scenario: Scenario, *, marked: bool) -> tuple[str, ...]:
+    """Cells of one scenario under ``HEADS``."""
     best = scenario.best
     if best is None or scenario.answer is None:
         return f"{i + 1}", scenario.words, "none", "n/a", "n/a", "n/a", "n/a"
@@ -84,7 +89,7 @@ def _gap_text(scenario: Scenario) -> str:
     return "none" if math.isinf(certificate.gap) else f"{certificate.gap:.2%}"
 
 
-def _certificates(sweep: Sweep) -> str:
+def certificates(sweep: Sweep) -> str:
     """How many answers are proven, by how many plans."""
     answers = [s.answer for s in sweep.scenarios if s.answer]
     found = [a.certificate for a in answers]
@@ -97,7 +102,8 @@ def _certificates(sweep: Sweep) -> str:
     )
 
 
-def _oddity(sweep: Sweep, i: int, j: int) -> str:
+def oddity(sweep: Sweep, i: int, j: int) -> str:
+    """What is odd about a pair of ``Sweep.breaks``."""
     easy = sweep.scenarios[j]
     text = f"{j + 1} asks no more than {i + 1} and gets the worse objective: "
     if easy.answer and easy.answer.certificate.unexamined:
