@@ -182,7 +182,7 @@ def sensitivity(options: Options, *, progress: Progress) -> Reply:
 
     started = time.monotonic()
     question = _question(options, progress)
-    found = sensitivity(question, draws=options["draws"], **_limits(options), progress=progress)
+    found = sensitivity(question, draws=options["draws"], **_limits(options, progress), progress=progress)
     progress(f"done in {time.monotonic() - started:.1f} s")
     return _print(sensitivity_text, found, options, exit_code=_status(found.answer))
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from textwrap import wrap
 from typing import Any
 
+from planner.overthrow import Overthrow
 from planner.printable import printable, quantity
 from planner.report import WIDTH, answer_dict, percentages, plan_dict
 from planner.sensitivity import Sensitivity, Worth
-from planner.stability import Overthrow, Stability
+from planner.stability import Stability
 from profiles.stepcost import PROVENANCE
 
 NAME = 13

@@ -10,8 +10,7 @@ deviation seen of the logarithm of a plan's value over the winner's, errors that
 least ``LAYOUTS`` other layouts and at most ``MOST`` plans. What is left out would need a larger spread than any
 plan drawn, at three times its standard deviation.
 
-Overthrow. One number at a time is halved and doubled for all plans alike, and where the winner's layout then
-loses to another, bisection finds the factor. The best plan of each of the ``MOST`` best layouts takes part.
+Overthrow (``planner.overthrow``): the best plan of each of the ``MOST`` best other layouts takes part.
 """
 
 import math
@@ -23,12 +22,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.binding import binding_of
-from planner.ranking import PlanResult, rank
+from planner.nearest import Nearest
+from planner.overthrow import HOST, Overthrow, overthrows
+from planner.ranking import PlanResult
+from planner.redrawn import Redrawn, winner_of
 from profiles.engine import EngineProfile
-from profiles.moved import Moved, MovedOperations, Noise, with_operations
+from profiles.moved import Moved, Noise
 from profiles.ops import FloatArray
 from profiles.uncertainty import P90, Spread, spreads
-from simulator.engine import simulate
 
 if TYPE_CHECKING:
     from planner.pipeline import Answer, Candidate, Evaluator
@@ -45,17 +46,6 @@ REACH = 3.0
 LARGEST_SIGMA = math.log(2)
 """Of a constant of the engine: a share of the time too small to show in any error is not unknown without end."""
 
-HOST = ("iteration_s", "sequence_s", "prefill_s")
-
-FACTORS = (0.5, 2.0)
-"""Between which a number is moved to see whether it overthrows the winner."""
-
-CLOSE = 1.01
-"""Factors that bisection tells apart."""
-
-SAME = 1e-9
-"""Relative difference of values that are the same but for rounding."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constant:
@@ -64,24 +54,6 @@ class Constant:
     name: str
     sigma: float
     source: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overthrow:
-    """What moving one number does: the nearest factors below and above 1 at which another layout wins, and which;
-    None where none does down to a half, up to twice."""
-
-    number: str
-    below: float | None
-    below_winner: str
-    above: float | None
-    above_winner: str
-
-    @property
-    def nearest(self) -> float:
-        """|log| of the nearer factor, infinite where there is none."""
-        found = [abs(math.log(factor)) for factor in (self.below, self.above) if factor is not None]
-        return min(found, default=math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,33 +101,6 @@ class Stability:
     layouts: int
 
 
-class Redrawn:
-    """Plans of one question under moved profiles."""
-
-    def __init__(self, evaluator: "Evaluator") -> None:
-        self.evaluator = evaluator
-        self.used: set[str] = set()
-        """Families of operations that some plan has."""
-
-    def results(self, candidates: Sequence["Candidate"], moved: Moved) -> list[PlanResult]:
-        """What each candidate does under a moved profile, in their order."""
-        compilers = {}
-        found = []
-        for candidate in candidates:
-            if candidate.pool not in compilers:
-                base = self.evaluator.compilers[candidate.pool]
-                operations = moved.operations(base.operations, base.device.name)
-                compilers[candidate.pool] = with_operations(base, operations, moved.engine(base.engine))
-            step = self.evaluator.compiled(compilers[candidate.pool], candidate)
-            plan = candidate.plan
-            outcome = simulate(self.evaluator.question.trace, step, plan.engine, replicas=plan.replicas)
-            found.append(self.evaluator.judged(candidate, step, outcome)[2])
-        for compiler in compilers.values():
-            if isinstance(compiler.operations, MovedOperations):
-                self.used |= compiler.operations.used
-        return found
-
-
 def stability(
     evaluator: "Evaluator", candidates: Sequence["Candidate"], answer: "Answer", *, draws: int,
     workers: int = 1, progress: Callable[[str], None] = lambda text: None,
@@ -179,52 +124,54 @@ def stability(
     profiles = [_drawn(spread, constants, seed, draw) for draw in range(draws)]
     parallel = Parallel(n_jobs=workers, prefer="threads")
 
-    def all_draws(plans: Sequence["Candidate"]) -> list[list[PlanResult]]:
-        made: list[list[PlanResult]] = parallel(delayed(again.results)(plans, moved) for moved in profiles)
-        return made
+    def all_draws(plan: "Candidate") -> list[PlanResult]:
+        made = parallel(delayed(again.results)([plan], moved) for moved in profiles)
+        return [results[0] for results in made]
 
     progress(f"{draws} draws of the winner")
-    own = [results[0] for results in all_draws([winner])]
+    own = all_draws(winner)
     values = np.array([result.value for result in own])
-    near = _Near(evaluator, candidates, answer, winner)
+    rows = [[result] for result in own]
+    near = Nearest(evaluator, candidates, answer, winner)
     rivals: list[Candidate] = []
-    beside: list[list[PlanResult]] = [[] for _ in profiles]
+    layouts = {near.layout(winner)}
     widest = 0.0
-    while (rival := near.nearest(widest)) is not None:
-        progress(f"{draws} draws of {rival.plan.label}, {near.behind_of(rival) - 1:.1%} behind")
-        drawn = [results[0] for results in all_draws([rival])]
+    while len(rivals) < MOST and (i := near.peek()) is not None:
+        if len(layouts) > LAYOUTS and math.log(max(near.behind(i), 1.0)) > REACH * widest:
+            break
+        rival = candidates[i]
+        progress(f"{draws} draws of {rival.plan.label}, {near.behind(i) - 1:.1%} behind")
+        drawn = all_draws(rival)
+        for row, result in zip(rows, drawn, strict=True):
+            row.append(result)
+        near.left.remove(i)
         rivals.append(rival)
-        for results, result in zip(beside, drawn, strict=True):
-            results.append(result)
+        layouts.add(near.layout(rival))
         widest = max(widest, _spread_of(np.array([result.value for result in drawn]) / values))
-    score = evaluator.objective.score
-    wins = layout_wins = none_holds = 0
-    others: Counter[str] = Counter()
-    for mine, theirs in zip(own, beside, strict=True):
-        best = rank([mine, *theirs], evaluator.objective)[0]
-        if not best.acceptable:
-            none_holds += 1
-        elif mine.acceptable and score(mine.value) <= score(best.value) + SAME * abs(best.value):
-            wins += 1
-            layout_wins += 1
-        else:
-            layout_wins += best.plan.label == winner.plan.label
-            others[name_of(best)] += 1
-    layouts = near.layouts()
-    again.results(
-        layouts, Moved(factors=(("stream", 1.0),))
-    )  # moves nothing, and shows which families they use
-    overthrows = _overthrows(
-        again, winner, layouts, evaluator.compilers[winner.pool].engine, parallel, progress
+    first = near.layouts(MOST)
+    overthrown = overthrows(again, first, workers=workers, progress=progress)
+    bests = [winner_of(row, evaluator.objective) for row in rows]
+    others = Counter(
+        name_of(best) for best, row in zip(bests, rows, strict=True) if best and best is not row[0]
     )
     return Stability(
-        draws=draws, seed=seed, wins=wins, layout_wins=layout_wins, others=tuple(others.most_common()),
-        none_holds=none_holds, low=float(np.percentile(values, 5)), high=float(np.percentile(values, 95)),
-        contenders=tuple(c.plan.label for c in rivals), left_out=len(near.left),
-        reach=math.expm1(REACH * widest), nearest=near.next_behind - 1,
-        spreads=tuple(s for s in spread if s.family in again.used), constants=constants,
-        overthrows=overthrows, layouts=len(layouts),
-    )  # fmt: skip
+        draws=draws,
+        seed=seed,
+        wins=sum(best is row[0] for best, row in zip(bests, rows, strict=True)),
+        layout_wins=sum(best is not None and best.plan.label == winner.plan.label for best in bests),
+        others=tuple(others.most_common()),
+        none_holds=sum(best is None for best in bests),
+        low=float(np.percentile(values, 5)),
+        high=float(np.percentile(values, 95)),
+        contenders=tuple(name_of(row) for row in rows[0][1:]),
+        left_out=len(near.left),
+        reach=math.expm1(REACH * widest),
+        nearest=near.next_behind - 1,
+        spreads=tuple(s for s in spread if s.family in again.used),
+        constants=constants,
+        overthrows=overthrown,
+        layouts=len(first),
+    )
 
 
 def name_of(result: PlanResult) -> str:
@@ -295,117 +242,3 @@ def _spread_of(ratios: FloatArray) -> float:
     """Standard deviation of the logarithm of those that have one."""
     known = ratios[np.isfinite(ratios) & (ratios > 0)]
     return float(np.log(known).std()) if len(known) else 0.0
-
-
-class _Near:
-    """Plans by how far they are behind the winner: simulated ones by their value, others by their bound until
-    they are simulated. ``left``: those that were not taken."""
-
-    def __init__(
-        self, evaluator: "Evaluator", candidates: Sequence["Candidate"], answer: "Answer", winner: "Candidate"
-    ) -> None:
-        self.evaluator, self.best, self.winner = evaluator, answer.results[0], winner
-        pools = [pool.name for pool in evaluator.question.fleet.pools]
-        values = {(r.plan, r.pool): r.value for r in answer.results}
-        self.known = [values.get((c.plan, pools[c.pool])) for c in candidates]
-        self.candidates = candidates
-        self.left = {i for i, c in enumerate(candidates) if c != winner}
-        self.layouts_taken: set[tuple[str, int]] = set()
-        self.taken = 0
-
-    def behind(self, i: int) -> float:
-        """Ratio of a plan's value to the winner's, above 1 where it is worse; of its bound where that is all."""
-        value = self.known[i]
-        if value is None:
-            value = self.evaluator.objective_bound(self.candidates[i]).value
-        best, goal = self.best.value, self.evaluator.objective
-        if not math.isfinite(value):
-            return math.inf if not goal.maximize else 1.0
-        worse, better = (best, value) if goal.maximize else (value, best)
-        return worse / better if better else math.inf
-
-    def behind_of(self, candidate: "Candidate") -> float:
-        return self.behind(self.candidates.index(candidate))
-
-    @property
-    def next_behind(self) -> float:
-        """Of the nearest plan left; 1 where none is."""
-        return min(map(self.behind, self.left), default=1.0)
-
-    def nearest(self, spread: float) -> "Candidate | None":
-        """The next plan to draw, None where there is none within reach, or enough were drawn."""
-        while self.left and self.taken < MOST:
-            i = min(self.left, key=lambda i: (self.behind(i), i))
-            near = math.log(max(self.behind(i), 1.0)) <= REACH * spread
-            if not near and len(self.layouts_taken) >= LAYOUTS:
-                return None
-            if self.known[i] is None:
-                self.known[i] = self.evaluator.simulated(self.candidates[i])[2].value
-                continue
-            self.left.remove(i)
-            self.taken += 1
-            if (layout := self._layout(i)) != (self.winner.plan.label, self.winner.pool):
-                self.layouts_taken.add(layout)
-            return self.candidates[i]
-        return None
-
-    def _layout(self, i: int) -> tuple[str, int]:
-        return self.candidates[i].plan.label, self.candidates[i].pool
-
-    def layouts(self) -> list["Candidate"]:
-        """The winner, and the best plan of each of the ``MOST`` best other layouts."""
-        found = {(self.winner.plan.label, self.winner.pool): self.winner}
-        for i in sorted(range(len(self.candidates)), key=lambda i: (self.behind(i), i)):
-            if len(found) <= MOST:
-                found.setdefault(self._layout(i), self.candidates[i])
-        return list(found.values())
-
-
-def _overthrows(
-    again: Redrawn, winner: "Candidate", layouts: list["Candidate"], engine: EngineProfile, parallel: object,
-    progress: Callable[[str], None],
-) -> tuple[Overthrow, ...]:  # fmt: skip
-    from joblib import delayed
-
-    objective = again.evaluator.objective
-
-    def loses(number: str, factor: float) -> str:
-        """Which layout wins with one number moved; empty where the winner's does."""
-        results = again.results(layouts, Moved(factors=((number, factor),)))
-        best = rank(results, objective)[0]
-        mine = results[0]
-        tie = mine.acceptable and objective.score(mine.value) <= objective.score(best.value) + SAME * abs(
-            best.value
-        )
-        return "" if tie or not best.acceptable else best.plan.label
-
-    def end(number: str, factor: float) -> tuple[float | None, str]:
-        beaten = loses(number, factor)
-        if not beaten:
-            return None, ""
-        holds, fails = 1.0, factor
-        while max(holds, fails) / min(holds, fails) > CLOSE:
-            middle = math.sqrt(holds * fails)
-            now = loses(number, middle)
-            if now:
-                fails, beaten = middle, now
-            else:
-                holds = middle
-        return fails, beaten
-
-    numbers = [*(name for name in HOST if getattr(engine, name)), *sorted(again.used)]
-    progress(f"{len(numbers)} numbers of the profile, one at a time, on {len(layouts)} layouts")
-    asked = [(number, factor) for number in numbers for factor in FACTORS]
-    ends = parallel(delayed(end)(*pair) for pair in asked) if len(layouts) > 1 else [(None, "")] * len(asked)  # type: ignore[operator]
-    by = dict(zip(asked, ends, strict=True))
-    found = [
-        Overthrow(
-            number=number,
-            below=by[number, FACTORS[0]][0],
-            below_winner=by[number, FACTORS[0]][1],
-            above=by[number, FACTORS[1]][0],
-            above_winner=by[number, FACTORS[1]][1],
-        )
-        for number in numbers
-    ]
-    return tuple(sorted(found, key=lambda each: (each.nearest, each.number)))

@@ -11,12 +11,14 @@ from click.testing import CliRunner
 
 from cli import main
 from planner import sensitivity_text
+from planner.nearest import Nearest
 from planner.pipeline import Evaluator, candidates_of, fitted, optimize
 from planner.question import Question, parse_axes, parse_pairs, parse_slo
 from planner.ranking import rank
+from planner.redrawn import Redrawn
 from planner.report import WIDTH
 from planner.sensitivity import sensitivity
-from planner.stability import MOST, Redrawn, stability
+from planner.stability import MOST, stability
 from planner.steps import STEP, grown, steps
 from planner.store import Store
 from profiles.fleet import Fleet, homogeneous
@@ -199,6 +201,22 @@ def test_an_overthrow_is_one_and_nothing_nearer_is():
 
             assert 0.5 <= factor <= 2 and best(factor) == label != winner
             assert best(factor * (1.02 if factor < 1 else 1 / 1.02)) == winner
+
+
+def test_plans_that_break_an_slo_by_far_are_not_near_however_good_else():
+    """One device draws least, and is slow."""
+    free = optimize(question(objective="energy"), silicon=False, everything=True).results
+    fast = min(r.metrics["tpot_mean_s"] for r in free)
+    assert free[0].plan.devices == 1 and free[0].metrics["tpot_mean_s"] > 1.5 * fast
+    limit = parse_slo(f"tpot_mean<={fast * 1.05 * 1e3:.6f}ms")
+    stable, evaluator, answer = again(question(objective="energy", slos=(limit,)), 4)
+    assert answer.results[0].plan.devices == 2
+    near = Nearest(evaluator, candidates_of(evaluator.question), answer, evaluator.candidate(
+        answer.results[0], candidates_of(evaluator.question)))  # fmt: skip
+    for i, candidate in enumerate(near.candidates):
+        if candidate.plan.devices == 1:
+            assert near.behind(i) > 1.4
+    assert stable.wins + stable.none_holds + sum(count for _, count in stable.others) == 4
 
 
 def test_what_is_left_out_is_out_of_reach():
