@@ -325,7 +325,7 @@ def sensitivity(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.sensitivity(options, progress=progress))
+    show(commands.sensitivity(asked(options), progress=progress))
 
 
 @main.command(
