@@ -119,6 +119,10 @@ def _output(option: str) -> Read:
     return read
 
 
+def _cache(document: Document, keys: Keys, value: str, folder: Path) -> dict[str, Any]:
+    return {"cache": folder / value}
+
+
 def _slos(document: Document, keys: Keys, value: Mapping[str, str], folder: Path) -> dict[str, Any]:
     texts = []
     for name, limit in value.items():
@@ -269,6 +273,8 @@ KEYS: dict[str, Key] = {
     "time_limit": Key(key=("search", "time_limit"), read=_amount("time_limit", units.SPAN)),
     "workers": Key(key=("search", "workers")),
     "exhaustive": Key(key=("search", "exhaustive")),
+    "cache": Key(key=("search", "cache"), read=_cache),
+    "no_cache": Key(key=("search", "use_cache"), read=_not("no_cache")),
     "seed": Key(key=("search", "seed")),
     "as_json": Key(key=("answer", "form"), read=_form),
     "as_csv": Key(key=("answer", "form"), read=_form),
@@ -294,6 +300,7 @@ RIVALS = (
     Rivals(sides=((("workload", "trace"),), (("workload", "synthetic"),))),
     Rivals(sides=((("engine", "name"),), (("engine", "profile"),))),
     Rivals(sides=((("constraints", "deployable"),), (("constraints", "deployable_on"),)), exclusive=False),
+    Rivals(sides=((("search", "cache"),), (("search", "use_cache"),)), exclusive=False),
     Rivals(  # a plan that --plan names is not searched
         sides=(
             (("plan",),),

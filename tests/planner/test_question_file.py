@@ -1,0 +1,585 @@
+"""The question file: all that flags say and the same answers, layers in order, one line for a mistake."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from click.core import ParameterSource
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cli import main
+from planner import units
+from planner.asking import question_of
+from planner.axes import FORMAT_AXES
+from planner.deployable import ENGINES
+from planner.document import dotted, read_document
+from planner.file_keys import FILE_ONLY, KEYS, RIVALS
+from planner.objective import OBJECTIVES
+from planner.question_file import SCHEMA, TEMPLATE, check, file_options, load_limits, load_question, schema
+from planner.slo import METRICS
+from planner.store import content, trace_content
+from profiles.errors import InputError, ZenithError
+from profiles.fleet import load_fleet
+from profiles.plan import POLICIES
+from traces.synth import synthesize
+
+ROOT = Path(__file__).parents[2]
+CHAT = ROOT / "traces" / "samples" / "chat.csv"
+PLANNING = sorted(
+    name
+    for name, command in main.commands.items()
+    if {"model_name", "trace_file"} <= {param.name for param in command.params}
+)
+SMALL = """
+model: opt-125m
+fleet: {device: l40s, gpus: 2}
+workload:
+  synthetic: {requests: 20, rate: 4/s, prompt_mean: 60, output_mean: 20}
+slos: {ttft_p95: 1s}
+costs: {silicon: false}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    for name in ("requests.csv", "profile.yaml", "fleet.yaml"):
+        Path(name).write_text(CHAT.read_text() if name.endswith("csv") else "pools: [{device: l40s}]\n")
+    Path("my-gpu").mkdir()
+    return tmp_path
+
+
+def run(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def write(text, name="question.yaml"):
+    Path(name).write_text(text)
+    return Path(name)
+
+
+def full_template():
+    """The template with every key that is commented out."""
+    found = TEMPLATE.read_text().splitlines()[3:]
+    for _ in range(2):  # some are commented out twice
+        found = [re.sub(r"^(\s*)# ?(?=\s*(# )?(- )?[a-z_]+:( |$))", r"\1", line) for line in found]
+    return read_document("\n".join(found), "full.yaml")
+
+
+def keys_of(node, keys=()):
+    """Keys of the schema that hold a value."""
+    for name, child in node.get("properties", {}).items():
+        if child.get("type") == "object" and "properties" in child:
+            yield from keys_of(child, (*keys, name))
+        else:
+            yield (*keys, name)
+
+
+# ------------------------------------------------------------------------------------------ everything
+
+
+def test_everything_that_optimize_takes_as_a_flag_can_be_said_in_a_file():
+    options = {param.name for param in main.commands["optimize"].params} - {"question_file", "sets"}
+    assert options == KEYS.keys() - set(FILE_ONLY)
+
+
+def test_every_key_is_in_the_schema_and_every_key_of_the_schema_is_read():
+    known = set(keys_of(schema()))
+    inside = {key for key in known if key[:2] == ("workload", "synthetic")}
+    read = {entry.key for entry in KEYS.values()}
+    assert {key for key in read if key[0] != "formats"} - {("workload", "synthetic")} == {
+        key for key in known - inside if key[0] != "formats"
+    }
+    assert {key[1] for key in known if key[0] == "formats"} == set(FORMAT_AXES)
+    named = {key for rivals in RIVALS for side in rivals.sides for key in side} - {("plan",)}
+    assert named <= read
+
+
+@pytest.mark.parametrize("name", PLANNING)
+def test_every_planning_command_takes_a_file_and_overrides(name):
+    params = {param.name for param in main.commands[name].params}
+    assert {"question_file", "sets"} <= params
+
+
+def test_values_of_the_schema_are_those_of_the_code():
+    properties = schema()["properties"]
+    engine = properties["engine"]["properties"]
+    assert set(properties["objective"]["enum"]) == set(OBJECTIVES)
+    assert engine["policies"]["items"]["enum"] == list(POLICIES)
+    assert properties["constraints"]["properties"]["deployable_on"]["items"]["enum"] == list(ENGINES)
+    optimize = {param.name: param.type for param in main.commands["optimize"].params}
+    for option, entry in KEYS.items():
+        if option in optimize and isinstance(optimize[option], click.Choice) and option != "deployable_on":
+            assert properties[entry.key[0]]["properties"][entry.key[1]]["enum"] == list(
+                optimize[option].choices
+            )
+    for name in METRICS:
+        good = f"{name}_mean"
+        check(read_document(f"slos: {{{good}: 1{'W' if name == 'power' else 's'}}}", "a.yaml"))
+
+
+def test_the_schema_is_a_schema_and_every_quantity_is_known():
+    from jsonschema import Draft202012Validator
+
+    Draft202012Validator.check_schema(schema())
+    kinds = set(re.findall(r'"quantity": "(\w+)"', SCHEMA.read_text()))
+    assert kinds <= units.KINDS.keys()
+    assert json.loads(run("init", "--schema").stdout) == schema()
+
+
+def test_the_template_shows_every_key_and_is_valid():
+    check(read_document(TEMPLATE.read_text(), "a.yaml"))
+    full = full_template()
+    shown = {re.sub(r"\.\d+", "", dotted(keys)) for keys in full.places}
+    assert {dotted(key) for key in keys_of(schema())} <= shown
+    pool = schema()["properties"]["fleet"]["properties"]["pools"]["items"]["properties"]
+    plain = {"price_usd_per_device_hour", "power_cap_w", "inter_node_gbit_s", "inter_node_latency_us"}
+    assert {f"fleet.pools.{name}" for name in pool.keys() - plain} <= shown
+    from jsonschema import Draft202012Validator
+
+    assert not list(Draft202012Validator(schema()).iter_errors(full.data))
+
+
+def test_defaults_that_the_template_names_are_the_defaults():
+    """A file with every default says what an empty one does."""
+    full = full_template().data
+    keep = {"model", "fleet", "workload"}
+    defaults = {"engine": full["engine"], "constraints": full["constraints"], "search": full["search"]}
+    defaults["engine"] = {k: v for k, v in defaults["engine"].items() if k != "profile"}
+    defaults["constraints"] = {
+        k: v for k, v in defaults["constraints"].items()
+        if k in ("deployable", "use_all_devices", "cross_node_tensor")
+    }  # fmt: skip
+    defaults["search"] = {"seed": full["search"]["seed"], "exhaustive": full["search"]["exhaustive"]}
+    own = yaml.safe_load(SMALL)
+    said = load_question(write(yaml.safe_dump({**own, **defaults, "objective": full["objective"]})))
+    assert content(said) == content(load_question("small.yaml")) and keep
+
+
+# -------------------------------------------------------------------------------------- the same question
+
+PAIRS = [
+    ("--max-gpus 2 --max-cost-per-hour 9USD/h --max-power 2kW",
+     "constraints: {max_gpus: 2, max_cost_per_hour: 216USD/day, max_power: 2000W}"),
+    ("--slo ttft_p99.9<=500ms --slo e2e_mean<=2s", "slos: {ttft_p99.9: 0.5s, e2e_mean: 2 s}"),
+    ("--fix tp=2,kv=fp8 --forbid pp=2,pp=4", "constraints: {fix: {tp: 2, kv: fp8}, forbid: {pp: [2, 4]}}"),
+    ("--formats weights=bf16|fp8,kv=fp8", "formats: {weights: [fp16, fp8], kv: [float8]}"),
+    ("--policy orca --policy sarathi --token-budget 2048 --max-seqs 8 --clock 1410",
+     "engine: {policies: [orca, sarathi], token_budgets: [2.048k], max_seqs: [8], clocks: [1.41GHz]}"),
+    ("--gpu-memory-utilization 0.8 --block-size 32 --watermark 0.02 --preemption swap --queue sjf",
+     "engine: {gpu_memory_utilization: 80%, block_size: 32, watermark: 2%, preemption: swap, queue: sjf}"),
+    ("--engine vllm-v0 --routing least-outstanding --no-custom-all-reduce",
+     "engine: {name: vllm-v0, routing: least-outstanding, custom_all_reduce: false}"),
+    ("--deployable-on vLLM --use-all-devices --cross-node-tensor",
+     "constraints: {deployable_on: [vLLM], use_all_devices: true, cross_node_tensor: true}"),
+    ("--no-deployable", "constraints: {deployable: false}"),
+    ("--tables my-gpu --no-silicon", "costs: {tables: my-gpu, silicon: false}"),
+    ("--cache my-cache", "search: {cache: my-cache}"),
+    ("--no-cache", "search: {use_cache: false}"),
+    ("--max-simulations 3 --time-limit 5min --workers 2 --exhaustive --seed 7",
+     "search: {max_simulations: 3, time_limit: 300s, workers: 2, exhaustive: true, seed: 7}"),
+    ("--json -o out.json --top 3 --all", "answer: {form: json, output: out.json, top: 3, all: true}"),
+    ("--csv --html out.html", "answer: {form: csv, html: out.html}"),
+    ("--objective energy --gpus 3", "{objective: energy, fleet: {gpus: 3}}"),
+    ("--fleet fleet.yaml", "fleet: {file: fleet.yaml}"),
+    ("--model opt-125m --device l40s --nodes 2 --gpus-per-node 4",
+     "{model: opt-125m, fleet: {device: l40s, nodes: 2, gpus_per_node: 4}}"),
+    ("--trace requests.csv --skip-bad-rows", "workload: {trace: requests.csv, skip_bad_rows: true}"),
+    ("--profile profile.yaml", "engine: {profile: profile.yaml}"),
+]  # fmt: skip
+
+
+def parsed(*words):
+    """Options of ``zenith optimize`` as its parser has them, and which of them were given."""
+    context = main.commands["optimize"].make_context("optimize", [str(word) for word in words])
+    given = [n for n in context.params if context.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    return dict(context.params), given
+
+
+def alike(options):
+    """Options with paths and lists of one kind, and axes and limits as what they mean."""
+    from planner.axes import parse_pairs
+    from planner.slo import parse_slo
+
+    found = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    for axis in ("fix", "forbid"):
+        found[axis] = parse_pairs(found[axis]) if found.get(axis) else ()
+    found["slos"] = tuple((s.key, s.limit) for s in map(parse_slo, found.get("slos") or ()))
+    found["formats"] = (found.get("formats") or "").replace("fp16", "bf16")
+    return {k: str(v) if isinstance(v, Path) else v for k, v in found.items()}
+
+
+@pytest.mark.parametrize(("flags", "text"), PAIRS, ids=[flags[:40] for flags, _ in PAIRS])
+def test_a_file_says_what_flags_say(flags, text):
+    defaults, _ = parsed()
+    expected, _ = parsed(*flags.split())
+    assert alike(file_options(write(text), over=defaults)) == alike(expected)
+
+
+def test_the_pairs_above_name_every_option():
+    optimize = {option: param for param in main.commands["optimize"].params for option in param.opts}
+    named = {optimize[word].name for flags, _ in PAIRS for word in flags.split() if word in optimize}
+    negated = {"deployable"}
+    assert named | negated == KEYS.keys() - set(FILE_ONLY)
+
+
+def test_an_answer_to_a_file_is_that_to_flags():
+    write(CHAT.read_text(), "few.csv")
+    text = "model: opt-125m\nfleet: {device: l40s, gpus: 2}\nworkload: {trace: few.csv, first: 20}\n"
+    from_file = run("optimize", write(text + "costs: {silicon: false}\nanswer: {form: json}\n"))
+    lines = CHAT.read_text().splitlines()[:21]
+    write("\n".join(lines) + "\n", "few.csv")
+    flags = "--model opt-125m --device l40s --gpus 2 --trace few.csv --no-silicon --json"
+    from_flags = run("optimize", *flags.split())
+    assert from_flags.exit_code == 0 and from_file.stdout == from_flags.stdout
+    from_sets = run("optimize", *(word for pair in (
+        "model=opt-125m", "fleet.device=l40s", "fleet.gpus=2", "workload.trace=few.csv", "costs.silicon=false",
+        "answer.form=json") for word in ("--set", pair)))  # fmt: skip
+    assert from_sets.stdout == from_flags.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimize"],
+        ["sensitivity", "--draws", "3"],
+        ["whatif", "--vary", "gpus=1,2"],
+        ["minimum"],
+        ["capacity", "--plan", "tp=1"],
+        ["simulate", "--plan", "tp=2"],
+        ["deploy", "--plan", "tp=1"],
+        ["bound", "--plan", "tp=1"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_answers_a_file(words):
+    assert words[0] in PLANNING
+    result = run(words[0], "small.yaml", *words[1:])
+    assert result.exit_code == 0, result.output
+    assert "opt-125m" in result.stdout or words[0] in ("whatif", "minimum", "capacity", "deploy")
+
+
+# ------------------------------------------------------------------------------------------- layers
+
+
+def options(text, *sets, flags=()):
+    return file_options(write(text), sets, flags)
+
+
+def test_flags_count_before_set_and_set_before_the_file():
+    text = "objective: energy\nfleet: {device: l40s, gpus: 4}\n"
+    assert options(text)["gpus"] == 4
+    assert options(text, "fleet.gpus=8")["gpus"] == 8
+    assert options(text, "fleet.gpus=8", "fleet.gpus=2")["gpus"] == 2
+    assert "gpus" not in options(text, "fleet.gpus=8", flags=["gpus"])
+    assert "gpus" not in options(text, "fleet.gpus=null")
+    result = run("optimize", "small.yaml", "--set", "fleet.gpus=1", "--gpus", "2", "--objective", "cost")
+    assert "on 2 x l40s" in result.stdout and "objective: price" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "flags", "gone"),
+    [
+        ("fleet: {device: l40s, gpus: 4}", ["fleet.nodes=2"], [], ["gpus"]),
+        ("fleet: {device: l40s, gpus: 4}", [], ["nodes"], ["gpus"]),
+        ("fleet: {device: l40s, gpus: 4}", [], ["fleet_file"], ["device", "gpus"]),
+        ("fleet: {pools: [{device: l40s}]}", [], ["device"], ["pools"]),
+        ("fleet: {file: fleet.yaml}", ["fleet.device=l40s", "fleet.gpus=1"], [], ["fleet_file"]),
+        ("workload: {synthetic: {requests: 5}}", [], ["trace_file"], ["synthetic"]),
+        ("workload: {trace: requests.csv}", ["workload.synthetic.requests=9"], [], ["trace_file"]),
+        ("engine: {name: none}", [], ["profile"], ["engine"]),
+        ("constraints: {deployable_on: [vLLM]}", [], ["deployable"], ["deployable_on"]),
+        ("constraints: {fix: {tp: 2}}\nformats: {kv: [fp8]}", [], ["plan"], ["fix", "formats"]),
+        ("answer: {form: json}", [], ["as_csv"], ["as_json", "as_csv"]),
+        ("constraints: {fix: {tp: 2}}", [], ["fix"], ["fix"]),
+    ],
+)
+def test_what_contradicts_a_later_layer_gives_way(text, sets, flags, gone):
+    assert not set(gone) & options(text, *sets, flags=flags).keys()
+
+
+def test_set_adds_to_what_the_file_says():
+    found = options(
+        "constraints: {fix: {tp: 2}}\nslos: {ttft_p95: 1s}", "constraints.fix.pp=1", "slos.tpot_p99.9=9ms"
+    )
+    assert found["fix"] == "tp=2,pp=1" and found["slos"] == ("ttft_p95<=1s", "tpot_p99.9<=9ms")
+    pools = "fleet: {pools: [{device: l40s, gpus: 2}, {name: b, device: h100}]}"
+    assert [pool.devices for pool in options(pools, "fleet.pools.0.gpus=3")["pools"]] == [3, 8]
+
+
+# --------------------------------------------------------------------------------------- what it says
+
+
+def test_a_synthetic_workload_is_that_of_trace_synth():
+    text = SMALL.replace("{requests: 20, ", "{arrivals: gamma, cv: 2, seed: 3, prompt_sd: 1k, requests: 20, ")
+    expected = synthesize(
+        requests=20, rate=4.0, arrivals="gamma", cv=2, prompt_mean=60, prompt_sd=1000, output_mean=20, seed=3
+    )
+    assert trace_content(load_question(write(text)).trace) == trace_content(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("{window: '10s:60s', first: 30, rate: 4/s}", "--window 10:60 --first 30 --rate 4"),
+        ("{first: 30, rate: x2}", "--first 30 --times 2"),
+        ("{rate: 30/min}", "--rate 0.5"),
+        ("{window: ':1min'}", "--window :60"),
+    ],
+)
+def test_a_scaled_workload_is_that_of_trace_scale(text, flags):
+    scaling = yaml.safe_load(text)
+    asked = {**yaml.safe_load(SMALL), "workload": {"trace": "requests.csv", **scaling}}
+    assert run("trace", "scale", "requests.csv", "scaled.csv", *flags.split()).exit_code == 0
+    expected = load_question("small.yaml", "workload.trace=scaled.csv").trace
+    found = load_question(write(yaml.safe_dump(asked))).trace
+    assert trace_content(found) == trace_content(expected)
+
+
+def test_pools_with_units_are_those_of_a_fleet_file():
+    plain = """pools:
+  - {name: a, device: h100, nodes: 2, free: [8, 4], inter_node_gbit_s: 200, inter_node_latency_us: 7,
+     price_usd_per_device_hour: 2.5, power_cap_w: 600}
+  - {device: l40s}
+"""
+    expected = load_fleet(write(plain, "plain.yaml"))
+    same = "fleet:\n" + "".join(f"  {line}\n" for line in plain.splitlines())
+    said = """fleet:
+  pools:
+    - {name: a, device: h100, gpus: 12, inter_node_bandwidth: 25GB/s, inter_node_latency: 7us,
+       price: 60USD/day, power_cap: 0.6kW}
+    - {device: l40s}
+"""
+    assert options(same)["pools"] == expected.pools
+    for ours, theirs in zip(options(said)["pools"], expected.pools, strict=True):
+        for name in ("name", "device", "nodes", "free", "price_usd_per_device_hour", "power_cap_w"):
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name)), name
+        assert ours.inter_bandwidth == pytest.approx(theirs.inter_bandwidth)
+        assert ours.inter_latency_s == pytest.approx(theirs.inter_latency_s)
+
+
+def test_paths_are_relative_to_the_file(folder):
+    (folder / "sub").mkdir()
+    write("model: opt-125m\nfleet: {file: fleet.yaml}\nworkload: {trace: ../requests.csv}\n", "sub/q.yaml")
+    write("pools: [{device: l40s, nodes: 1}]\n", "sub/fleet.yaml")
+    assert load_question("sub/q.yaml").fleet.pools[0].devices == 8
+
+
+def test_limits_of_a_file_are_arguments_of_optimize():
+    text = SMALL + "search: {time_limit: 1min, max_simulations: 5, exhaustive: true}\n"
+    assert load_limits(write(text)) == {
+        "time_limit_s": 60.0, "max_simulations": 5, "everything": True, "silicon": False,
+    }  # fmt: skip
+    assert load_limits(write(text), "costs.silicon=true", "search.max_simulations=null")["everything"]
+
+
+def test_an_example_in_python_is_the_same_question():
+    asked = load_question("small.yaml", "constraints.max_power=1kW")
+    assert [slo.text for slo in asked.slos] == ["ttft_p95<=1s", "power_mean<=1000W"]
+    assert content(question_of(file_options(Path("small.yaml")))) == content(load_question("small.yaml"))
+
+
+# ------------------------------------------------------------------------------------------- mistakes
+
+MISTAKES = [
+    # file, line, then what the line names
+    ("modle: x", 1, "modle 'model'"),
+    ("model: llama-3.1-8", 1, "model llama-3.1-8 'llama-3.1-8b'"),
+    ("fleet:\n  device: h10", 2, "fleet.device h10 'h100'"),
+    ("fleet:\n  gpus: four", 2, "fleet.gpus 'four' whole"),
+    ("fleet:\n  gpus: 0", 2, "fleet.gpus 0 whole 1"),
+    ("fleet:\n  gpus: true", 2, "fleet.gpus True whole"),
+    ("fleet:\n  gpus: 4\n  nodes: 2", 3, "fleet.nodes fleet.gpus"),
+    ("fleet:\n  device: l40s\n  file: fleet.yaml", 3, "fleet.file fleet.device"),
+    ("fleet:\n  file: none.yaml", 2, "none.yaml"),
+    ("fleet: 4", 1, "fleet 4 keys"),
+    ("fleet:\n  pools: []", 2, "fleet.pools pools"),
+    ("fleet:\n  pools:\n    - name: a", 3, "device missing"),
+    ("fleet:\n  pools:\n    - device: l40s\n      pirce: 3USD/h", 4, "pirce 'price'"),
+    ("fleet:\n  pools:\n    - device: l40s\n      price: 3", 4, "fleet.pools.0.price '3' USD/h"),
+    ("fleet:\n  pools:\n    - device: l40s\n      power_cap: 1MW", 3, "power_cap_w 350"),
+    ("fleet:\n  pools:\n    - device: l40s\n      gpus: 4\n      nodes: 1", 5, "nodes gpus"),
+    ("fleet:\n  pools:\n    - device: l40s\n      price: 1USD/h\n      price_usd_per_device_hour: 1", 5, "price"),
+    ("fleet:\n  pools:\n    - device: l40s\n    - device: l40s", None, "name"),
+    ("workload:\n  trace: none.csv", 2, "workload.trace none.csv"),
+    ("workload:\n  trace: requests.csv\n  synthetic: {}", 3, "workload.synthetic workload.trace"),
+    ("workload:\n  synthetic:\n    rate: 4", 3, "workload.synthetic.rate '4' 4/s"),
+    ("workload:\n  synthetic:\n    arrivals: often", 3, "'often' poisson"),
+    ("workload:\n  rate: 2", 2, "workload.rate x0.5"),
+    ("workload:\n  rate: 2x", 2, "workload.rate x0.5"),
+    ("workload:\n  window: 5min", 2, "workload.window START:END"),
+    ("objective: latancy", 1, "'latancy' 'latency'"),
+    ("slos:\n  tfft_p99: 1s", 2, "tfft_p99 'ttft_p99'"),
+    ("slos:\n  ttft_p99: 1", 2, "slos.ttft_p99 '1' ms"),
+    ("slos:\n  ttft_p101: 1s", 2, "slos.ttft_p101 percentile"),
+    ("slos:\n  - ttft_p99<=1s", 1, "slos metrics"),
+    ("slos:\n  power_mean: 1s", 2, "slos.power_mean 's' 700W"),
+    ("formats:\n  weights: [bf61]", 2, "formats.weights bf61 'bf16'"),
+    ("formats:\n  weights: bf16", 2, "formats.weights bf16 list"),
+    ("constraints:\n  max_power: 700w", 2, "max_power 'w' 'W'"),
+    ("constraints:\n  max_cost_per_hour: 3EUR/h", 2, "EUR/h"),
+    ("constraints:\n  fix: {tpp: 4}", 2, "tpp 'tp'"),
+    ("constraints:\n  fix: {tp: four}", 2, "four whole"),
+    ("constraints:\n  forbid:\n    pp: [1, x]", 3, "pp=x whole"),
+    ("constraints:\n  deployable_on: [vllm]", 2, "'vllm' 'vLLM'"),
+    ("constraints:\n  deployable: maybe", 2, "maybe true"),
+    ("engine:\n  name: vllm-v3", 2, "vllm-v3 'vllm-v1'"),
+    ("engine:\n  policies: [orce]", 2, "'orce' 'orca'"),
+    ("engine:\n  gpu_memory_utilization: 120%", 2, "120% share"),
+    ("engine:\n  token_budgets: [1.5]", 2, "1.5 whole"),
+    ("engine:\n  clocks: [1GHZ]", 2, "'GHZ' 'GHz'"),
+    ("costs:\n  tables: none", 2, "costs.tables none"),
+    ("search:\n  time_limit: 5 fortnights", 2, "fortnights 60s"),
+    ("search:\n  workers: 1000", 2, "1000 256"),
+    ("answer:\n  form: xml", 2, "'xml' text"),
+    ("answer:\n  output: nowhere/x.json", 2, "nowhere/x.json folder"),
+    ("answer:\n  output: my-gpu", 2, "my-gpu folder"),
+    ("model: opt-125m\nmodel: opt-125m", 2, "model twice"),
+    ("fleet: [1", 3, "YAML"),
+    ("- 1", 1, "KEY: VALUE"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "named"), MISTAKES, ids=[repr(text)[-40:] for text, _, _ in MISTAKES]
+)
+def test_a_mistake_is_one_line_that_names_its_place(text, line, named):
+    whole = text + "\n# the end\n"
+    before = sorted(Path().rglob("*"))
+    write(whole)
+    rest = "" if line else "--model opt-125m --trace requests.csv --no-silicon --json"
+    result = run("optimize", "question.yaml", *rest.split())
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    (message,) = result.stderr.splitlines()
+    assert message.startswith("Error: question.yaml" + (f":{line}: " if line else ": ")), message
+    assert all(word in message for word in named.split()), message
+    assert sorted(Path().rglob("*")) == sorted([*before, Path("question.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("sets", "named"),
+    [
+        (["fleet.gpuss=2"], "--set fleet.gpuss 'gpus'"),
+        (["fleet.gpus"], "fleet.gpus KEY=VALUE"),
+        (["=2"], "KEY=VALUE"),
+        (["fleet.gpus=two"], "--set fleet.gpus 'two' whole"),
+        (["fleet=[1"], "--set fleet YAML"),
+        (["model.name=x"], "--set model.name model keys"),
+        (["fleet.gpus=2", "fleet.nodes=1"], "--set fleet.nodes fleet.gpus"),
+        (["slos.ttft_p99=1"], "--set slos.ttft_p99 ms"),
+        (["search.time_limit=5"], "--set search.time_limit 60s"),
+    ],
+)
+def test_a_mistake_of_an_override_is_one_line(sets, named):
+    result = run("optimize", "small.yaml", *(word for text in sets for word in ("--set", text)))
+    assert result.exit_code == 2 and result.stdout == ""
+    (message,) = result.stderr.splitlines()
+    assert all(word in message for word in named.split()), message
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("fleet: {device: l40s, gpus: 1}", "which model --model"),
+        ("model: opt-125m", "which devices --device"),
+        ("model: opt-125m\nfleet: {device: l40s}", "how many --gpus"),
+        ("model: opt-125m\nfleet: {device: l40s, gpus: 1}", "which requests --trace"),
+        (SMALL.replace("slos: {ttft_p95: 1s}", "objective: goodput"), "goodput --slo"),
+        (SMALL + "constraints: {deployable: false, deployable_on: [vLLM]}\n", "deployable-on contradict"),
+    ],
+)
+def test_what_is_missing_or_contradicts_is_one_line_that_names_the_file(text, named):
+    result = run("optimize", write(text))
+    assert result.exit_code == 2
+    (message,) = result.stderr.splitlines()
+    assert message.startswith("Error: question.yaml: ") and all(word in message for word in named.split())
+    with pytest.raises(InputError, match=r"^question\.yaml: "):
+        load_question("question.yaml")
+
+
+def test_an_objective_that_a_command_does_not_have_is_named():
+    write(SMALL + "objective: throughput\n")
+    result = run("bound", "question.yaml", "--plan", "tp=1")
+    assert result.exit_code == 2 and "question.yaml:8: objective: 'throughput'" in result.stderr
+    assert run("bound", "question.yaml", "--plan", "tp=1", "--objective", "energy").exit_code == 0
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"model: \xe9\n", b"a: 1\n" * 300_000, b"\x00"])
+def test_bytes_that_are_no_text_are_one_line(data):
+    Path("q.yaml").write_bytes(data)
+    result = run("optimize", "q.yaml")
+    assert (
+        result.exit_code == 2 and result.stderr.startswith("Error: q.yaml") and result.stderr.count("\n") == 1
+    )
+
+
+LEAVES = sorted(
+    (keys for keys in full_template().places
+     if keys and not isinstance(full_template().get(keys), (dict, list)) and "device" not in keys),
+    key=dotted,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", LEAVES, ids=dotted)
+def test_a_value_of_the_wrong_form_is_named_with_its_line_wherever_it_is(keys):
+    full = full_template()
+    for rivals in RIVALS:  # one of each
+        for side in rivals.sides:
+            for key in side:
+                if key != keys[: len(key)] and any(keys[: len(k)] == k for s in rivals.sides for k in s):
+                    full.drop(key)
+    if keys[:2] == ("fleet", "pools"):
+        full.drop(("fleet", "pools", 0, "nodes"))
+    data = copy.deepcopy(full.data)
+    inner = data
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = {"nonsense": "here"}
+    lines = yaml.safe_dump(data, sort_keys=False).splitlines()
+    place = next(i for i, line in enumerate(lines) if "nonsense" in line)
+    with pytest.raises(InputError) as caught:
+        file_options(write("\n".join(lines)))
+    number = int(str(caught.value).split(":")[1])
+    assert number in (place, place + 1), str(caught.value)
+    assert dotted(keys).split(".")[0] in str(caught.value) and "\n" not in str(caught.value)
+
+
+PIECES = TEMPLATE.read_text().split()
+TEXTS = st.lists(
+    st.sampled_from([*PIECES, "\n", "\n  ", ": ", "- ", "{", "}", "[", "null", "!!str", "&a", "*a", "\t"])
+)
+
+
+@settings(deadline=None, max_examples=300, derandomize=True)
+@given(pieces=TEXTS)
+def test_any_text_is_options_or_one_line(tmp_path_factory, pieces):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(" ".join(pieces))
+    try:
+        file_options(file)
+    except ZenithError as error:
+        assert "\n" not in str(error) and str(error).startswith(str(file))
+
+
+# ----------------------------------------------------------------------------------------------- init
+
+
+def test_init_writes_a_question_that_is_answered_and_never_overwrites_one():
+    assert run("init").exit_code == 0
+    assert Path("question.yaml").read_bytes() == TEMPLATE.read_bytes()
+    write("model: mine\n")
+    again = run("init")
+    assert again.exit_code == 2 and "question.yaml" in again.stderr and "--force" in again.stderr
+    assert Path("question.yaml").read_text() == "model: mine\n"
+    assert run("init", "--force").exit_code == 0
+    assert run("init", "-o", "other.yaml").exit_code == 0
+    small = ["workload.synthetic.requests=10", "costs.silicon=false", "fleet.gpus=1"]
+    result = run("optimize", "question.yaml", *(word for text in small for word in ("--set", text)))
+    assert result.exit_code == 0, result.output
