@@ -8,6 +8,8 @@ gpus, nodes           how many devices, or whole nodes                    whole 
 rate                  arrivals; lengths and their order stay              ``x0.5`` times, or ``4/s``
 objective, engine     as the options of these names                       as there
 slo.METRIC_STATISTIC  the limit, as in ``slo.tpot_p95``                   ``30ms``, or ``none``
+max_gpus,             limits on a plan                                    ``4``, ``12USD/h``, or
+max_cost_per_hour                                                         ``none``
 tp, pp, weights, ...  the axes of ``--fix`` (``planner.axes``)            as there
 ====================  ==================================================  ==========================
 """
@@ -18,6 +20,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from planner import units
 from planner.axes import AXES as PLAN_AXES
 from planner.axes import parse_pairs
 from planner.objective import OBJECTIVES
@@ -32,7 +35,10 @@ if TYPE_CHECKING:
     from traces.trace import Trace
 
 SLO = "slo."
-WIDE = ("model", "device", "gpus", "nodes", "rate", "objective", "engine")
+LIMITS = {"max_gpus": "max_gpus", "max_cost_per_hour": "max_usd_per_hour"}
+"""Axes that limit a plan, and their fields of the question."""
+
+WIDE = ("model", "device", "gpus", "nodes", "rate", "objective", "engine", *LIMITS)
 """Axes that no plan has."""
 
 _SLO_AXES = (
@@ -117,6 +123,8 @@ def words(name: str, value: str) -> str:
     """
     if name.startswith(SLO):
         return f"no {name[len(SLO) :]}" if value == "none" else f"{name[len(SLO) :]}<={value}"
+    if name in LIMITS:
+        return f"no {name}" if value == "none" else f"{name}={value}"
     if name == "rate":
         return f"rate {value}"
     return value if name in ("device", "model", "objective") else f"{name}={value}"
@@ -139,6 +147,8 @@ def _check(name: str, value: str) -> None:
     elif name == "objective":
         if value not in OBJECTIVES:
             raise InputError(f"unknown objective, {nearest(value, OBJECTIVES)}")
+    elif name in LIMITS:
+        _limit(name, value)
     elif name in ("gpus", "nodes"):
         if not value.isascii() or not value.isdecimal() or int(value) < 1:
             raise InputError("expected a whole number, at least 1")
@@ -155,6 +165,16 @@ def _slo(name: str, value: str) -> Slo:
     own = name[len(SLO) :]
     some = "1W" if own.startswith(POWER) else "1s"
     return parse_slo(f"{own}<={some if value == 'none' else value}")
+
+
+def _limit(name: str, value: str) -> float | int | None:
+    """The limit of an axis, None for ``none``."""
+    if value == "none":
+        return None
+    if name == "max_gpus":
+        _check("gpus", value)
+        return int(value)
+    return units.read(value, units.PRICE)
 
 
 def _scaler(value: str) -> Callable[["Trace"], "Trace"]:
@@ -188,6 +208,8 @@ def apply(question: Question, values: Mapping[str, str]) -> Question:
             changes["trace"] = trace if value == "x1" else replace(trace, name=f"{trace.name} {value}")
         elif name in ("objective", "engine"):
             changes[name] = value
+        elif name in LIMITS:
+            changes[LIMITS[name]] = _limit(name, value)
         elif name.startswith(SLO):
             slo = _slo(name, value)
             slos.pop((slo.metric, slo.percentile), None)

@@ -5,9 +5,11 @@ once for all SLOs and objectives. Scenarios are answered in threads: what takes 
 interpreter's lock, and threads share the store as it is.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from threading import Event
 
@@ -18,7 +20,7 @@ from planner.question import Question
 from planner.ranking import PlanResult, split_latency, why_lost
 from planner.store import Store
 from planner.validate import complaints
-from planner.vary import SLO, Axis, apply, combinations, words
+from planner.vary import LIMITS, SLO, Axis, apply, combinations, words
 from profiles.errors import InputError
 from profiles.plan import Plan
 
@@ -238,12 +240,13 @@ def _breaks(axes: Sequence[Axis], scenarios: Sequence[Scenario]) -> list[tuple[i
     """Pairs that differ along one axis, the second no harder than the first and yet worse."""
     found = []
     for axis in axes:
-        for i, hard in enumerate(scenarios):
-            for j, easy in enumerate(scenarios):
-                if i == j or any(hard.values[a.name] != easy.values[a.name] for a in axes if a is not axis):
-                    continue
-                if _relaxes(axis.name, hard, easy) and _worse(hard, easy):
-                    found.append((i, j))
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for i, scenario in enumerate(scenarios):
+            others = tuple(value for name, value in scenario.values.items() if name != axis.name)
+            groups.setdefault(others, []).append(i)
+        for i, j in (pair for group in groups.values() for pair in permutations(group, 2)):
+            if _relaxes(axis.name, scenarios[i], scenarios[j]) and _worse(scenarios[i], scenarios[j]):
+                found.append((i, j))
     return found
 
 
@@ -252,6 +255,9 @@ def _relaxes(name: str, hard: Scenario, easy: Scenario) -> bool:
     before, after = hard.values[name], easy.values[name]
     if name in ("gpus", "nodes"):
         return int(after) > int(before) and not hard.question.use_all_devices
+    if name in LIMITS:
+        old, new = (getattr(sc.question, LIMITS[name]) or math.inf for sc in (hard, easy))
+        return bool(new > old)
     if name == "rate":
         latency = hard.question.objective in LATENCIES
         return latency and easy.question.trace.arrival_s[-1] > hard.question.trace.arrival_s[-1]

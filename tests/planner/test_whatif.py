@@ -225,6 +225,95 @@ def test_each_value_forbidden_never_improves_the_best(forbidden, objective):
     assert scores == sorted(scores)
 
 
+CONSTRAINTS = [
+    *({"forbid": pair} for pair in parse_pairs("tp=1,tp=2,pp=2,dp=2,budget=512")),
+    *({"fix": pair} for pair in parse_pairs("pp=1,tp=2,budget=2048")),
+    *({"slo": parse_slo(text)} for text in ("ttft_p95<=60ms", "tpot_mean<=9ms", "itl_p95<=12ms", "e2e_p99<=500ms",
+                                            "power_mean<=900W")),
+    *({"max_gpus": n} for n in (1, 2, 3)),
+    *({"max_usd_per_hour": usd} for usd in (3.0, 7.0)),
+]  # fmt: skip
+
+
+def constrained(asked, constraints):
+    """The question with every constraint at once; of two limits of a kind the tighter one."""
+    merged = {"fix": {}, "forbid": (), "slos": asked.slos, "max_gpus": None, "max_usd_per_hour": None}
+    for constraint in constraints:
+        ((kind, value),) = constraint.items()
+        if kind == "fix":
+            merged["fix"] = {**merged["fix"], value[0]: value[1]}
+        elif kind == "forbid":
+            merged["forbid"] = (*merged["forbid"], value)
+        elif kind == "slo":
+            merged["slos"] = (*merged["slos"], value)
+        else:
+            merged[kind] = min(value, merged[kind] or math.inf)
+    return dataclasses.replace(asked, **merged)
+
+
+@settings(LAWFUL, max_examples=25)
+@given(
+    constraints=st.lists(st.sampled_from(CONSTRAINTS), max_size=5, unique_by=str),
+    objective=st.sampled_from(["latency", "energy", "cost", "throughput", "tpot"]),
+)
+def test_a_constraint_added_never_improves_the_best_and_one_dropped_never_worsens_it(constraints, objective):
+    asked = question(**SPACE, fleet=homogeneous("h100", gpus=4), objective=objective)
+    scores = [proven(constrained(asked, constraints[:n]), SHARED) for n in range(len(constraints) + 1)]
+    assert scores == sorted(scores)
+    if constraints:
+        assert proven(constrained(asked, constraints[1:]), SHARED) <= scores[-1]
+
+
+def test_limits_on_a_plan_are_axes():
+    asked = question(**SPACE, fleet=homogeneous("h100", gpus=4))
+    found = vary("max_gpus=1,2,none", "max_cost_per_hour=4USD/h,9USD/h,none", asked=asked)
+    for scenario in found.scenarios:
+        gpus, usd = scenario.values["max_gpus"], scenario.values["max_cost_per_hour"]
+        own = dataclasses.replace(
+            asked,
+            max_gpus=None if gpus == "none" else int(gpus),
+            max_usd_per_hour={"none": None, "9USD/h": 9.0, "4USD/h": 4.0}[usd],
+        )
+        try:
+            assert scenario.answer == optimize(own, silicon=False)
+        except NoFeasiblePlan as error:
+            assert scenario.reason == str(error)
+    assert found.breaks == [] and "max_gpus=1, no max_cost_per_hour" in [s.words for s in found.scenarios]
+    from planner.whatif import _breaks
+
+    assert len(_breaks(found.axes, _turned(found))) > 0, "the same upside down is marked"
+
+
+def _turned(found):
+    """Values of limits swapped end for end, answers left where they are."""
+    names = dict(zip(("1", "2", "none"), ("none", "2", "1"), strict=True))
+    turned = []
+    for scenario in found.scenarios:
+        values = {**scenario.values, "max_gpus": names[scenario.values["max_gpus"]]}
+        limit = None if values["max_gpus"] == "none" else int(values["max_gpus"])
+        own = dataclasses.replace(scenario.question, max_gpus=limit)
+        turned.append(dataclasses.replace(scenario, values=values, question=own))
+    return turned
+
+
+def test_where_a_scheduler_serves_slower_arrivals_later_the_table_says_so():
+    """Batches that wait for their slowest member: which requests share one decides, and slower arrivals may
+    mix them worse. All marks are recounted from the values."""
+    asked = question(trace=trace(20, 40.0, 1), policies=("static",), max_seqs=(8,), deployable=False)
+    found = vary("rate=x64,x16,x8,x4,x2,x1", asked=asked)
+    values = [s.best.value for s in found.scenarios]
+    assert found.breaks == [(i, j) for i in range(6) for j in range(i + 1, 6) if values[j] > values[i]] != []
+    assert all(s.answer.certificate.gap == 0 for s in found.scenarios)
+    text = whatif_text.to_text(found)
+    for i, j in found.breaks:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{j + 1:>3} ")]
+        assert "~" in line
+        assert (
+            f"~ {j + 1} asks no more than {i + 1} and gets the worse objective: so the simulated scheduler"
+            in (" ".join(text.split()))
+        )
+
+
 def test_a_scenario_that_asks_less_and_gets_worse_is_marked():
     """Limits and devices obey the law; arrivals need not, and a search cut short need not."""
     result = vary("gpus=1,2", "slo.e2e_p95=20ms,1s")
@@ -298,6 +387,9 @@ def test_csv_of_a_scenario_without_a_plan_has_as_many_cells():
         ("rate=x..", "x0.5"),
         ("gpus=four", "gpus=four.*whole"),
         ("gpus=0", "gpus=0.*at least 1"),
+        ("max_gpus=two", "max_gpus=two.*whole"),
+        ("max_cost_per_hour=9EUR", "max_cost_per_hour=9EUR.*USD/h"),
+        ("max_cost=9", "'max_cost'.*'max_cost_per_hour'"),
         ("gpus=", "AXIS=VALUE"),
         ("gpus", "AXIS=VALUE"),
         ("device=h100,h20o", "h20o.*'h20"),
