@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,7 @@ def optimize(options: Options, *, progress: Progress) -> Reply:
         records = records_of_best(
             question, answer, tables=options["tables"], silicon=not options["no_silicon"]
         )
-        _write_html(options["html"], answer, question, records)
+        _write_html(options, answer, question, records)
     progress(f"done in {time.monotonic() - started:.1f} s")
     return _reply(answer, options, top=None if options["list_all"] else options["top"])
 
@@ -180,9 +180,18 @@ def sensitivity(options: Options, *, progress: Progress) -> Reply:
     from planner import sensitivity_text
     from planner.sensitivity import sensitivity
 
+    _check_html(options)
     started = time.monotonic()
     question = _question(options, progress)
     found = sensitivity(question, draws=options["draws"], **_limits(options, progress), progress=progress)
+    if options["html"]:
+        from planner.html import records_of_best
+        from planner.sensitivity_html import sections
+
+        progress("simulating the best plan again for the page")
+        profile = {"tables": options["tables"], "silicon": not options["no_silicon"]}
+        records = records_of_best(question, found.answer, **profile)
+        _write_html(options, found.answer, question, records, more=sections(found))
     progress(f"done in {time.monotonic() - started:.1f} s")
     return _print(sensitivity_text, found, options, exit_code=_status(found.answer))
 
@@ -219,7 +228,7 @@ def simulate(options: Options, *, progress: Progress) -> Reply:
 
         write_whole(options["requests"], records_csv(outcome).encode())
     if options["html"]:
-        _write_html(options["html"], answer, question, outcome)
+        _write_html(options, answer, question, outcome)
     return _reply(answer, options, top=None)
 
 
@@ -266,11 +275,17 @@ def _check_html(options: Options) -> None:
         check_library()
 
 
-def _write_html(file: Path, answer: "Answer", question: Question, outcome: "Outcome") -> None:
+def _write_html(
+    options: Options, answer: "Answer", question: Question, outcome: "Outcome", *, more: Sequence[Any] = ()
+) -> None:
+    """``more``: sections besides those of the answer."""
+    from planner.energy_parts import energy_by_part
     from planner.html import to_html
     from traces.write import write_whole
 
-    write_whole(file, to_html(answer, question, outcome).encode())
+    profile = {"tables": options["tables"], "silicon": not options["no_silicon"]}
+    energy = energy_by_part(question, answer.results[0], **profile)
+    write_whole(options["html"], to_html(answer, question, outcome, energy=energy, more=more).encode())
 
 
 def bound(options: Options, *, progress: Progress) -> Reply:

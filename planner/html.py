@@ -1,5 +1,6 @@
 """An answer as one page that needs nothing else: no network, no script, light and dark, screen and paper."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,8 +83,18 @@ def records_of_best(
     return simulate_plan(alone, best.plan, tables=tables, silicon=silicon)[1]
 
 
-def to_html(answer: Answer, question: Question, outcome: Outcome) -> str:
+def to_html(
+    answer: Answer, question: Question, outcome: Outcome, *, energy: Mapping[str, float] | None = None,
+    more: Sequence[Element] = (),
+) -> str:  # fmt: skip
     """The page. ``outcome`` holds the records of the best plan, ``answer.results[0]``.
+
+    Parameters
+    ----------
+    energy
+        Joules above idle power by part (``planner.energy_parts``); None where they were not asked for.
+    more
+        Sections after the breakdown.
 
     Raises
     ------
@@ -92,7 +103,7 @@ def to_html(answer: Answer, question: Question, outcome: Outcome) -> str:
     """
     figures.check_library()
     best = answer.results[0]
-    title, *more = answer.headline.split("\n")
+    title, *lines = answer.headline.split("\n")
     goal = f"objective: {answer.objective.words}" + (f"; SLO {answer.slo_text}" if answer.slo_text else "")
     parts = [
         _words(answer),
@@ -100,12 +111,13 @@ def to_html(answer: Answer, question: Question, outcome: Outcome) -> str:
         *([front(answer)] if answer.searched else []),
         _latency(question, best, outcome),
         _over_time(best, outcome),
-        _breakdown(best, outcome),
+        _breakdown(answer, outcome, energy),
+        *more,
         *([_proof(answer)] if answer.searched else []),
         _numbers(answer, question, best),
     ]
     links = [node("li", node("a", part.findtext("h2") or "", href=f"#{part.get('id')}")) for part in parts]
-    header = node("header", node("h1", title), *(node("p", line) for line in [*more, goal]))
+    header = node("header", node("h1", title), *(node("p", line) for line in [*lines, goal]))
     contents = node("nav", node("ul", *links), aria_label="Contents")
     return document(f"Zenith: {title}", STYLE, header, contents, node("main", *parts))
 
@@ -247,7 +259,8 @@ def _time_table(line: Timeline, room: int) -> Element:
     )
 
 
-def _breakdown(best: PlanResult, outcome: Outcome) -> Element:
+def _breakdown(answer: Answer, outcome: Outcome, by_part: Mapping[str, float] | None) -> Element:
+    best = answer.results[0]
     busy = sorted(best.breakdown_s.items(), key=lambda part: -part[1])
     idle_w_each = outcome.idle_w / outcome.replicas
     idle = outcome.idle_w * outcome.end_ps / PS
@@ -257,26 +270,33 @@ def _breakdown(best: PlanResult, outcome: Outcome) -> Element:
     held = best.memory
     memory = [("weights", held.weight_bytes), ("KV cache", held.kv_bytes), ("activations", held.activation_bytes),
               ("reserve", held.reserve_bytes)]  # fmt: skip
-    charts = [
-        ("latency", "Mean end-to-end latency", list(split_latency(best).items()), "s"),
+    charts = [("latency", "Mean end-to-end latency", list(split_latency(best).items()), "s")]
+    if (binds := answer.binding) is not None:
+        charts.append(("binds", f"What binds: {binds.of}", list(binds.seconds.items()), "s"))
+    charts += [
         ("busy", "Busy time by cell and collective", busy, "s"),
         ("energy", "Energy", energy, "J"),
-        ("memory", "Memory of the fullest device", [(name, size / 2**30) for name, size in memory], "GiB"),
     ]
+    if by_part is not None:
+        parts = sorted(by_part.items(), key=lambda part: -part[1])
+        charts.append(("energy-parts", "Energy above idle power by cell and collective", parts, "J"))
+    charts.append(
+        ("memory", "Memory of the fullest device", [(name, size / 2**30) for name, size in memory], "GiB")
+    )
     drawn, tables = [], []
     for i, (name, title, parts, unit) in enumerate(charts):
         shares = percentages(dict(parts))
         rows = [(part, value, f"{quantity(value, unit)}, {shares[part]}%") for part, value in parts]
         svg = figures.draw(
-            figures.bars(rows, figures.COLOURS[i]), name=f"parts-{name}", title=title,
+            figures.bars(rows, figures.COLOURS[i % len(figures.COLOURS)]), name=f"parts-{name}", title=title,
             words="; ".join(f"{part}: {words}" for part, _, words in rows),
         )  # fmt: skip
         drawn.append(node("div", node("h3", title), svg))
         tables.append(table(title, ["part", "amount", "share"], [
             [part, quantity(value, unit), f"{shares[part]}%"] for part, value, _ in rows]))  # fmt: skip
     caption = (
-        "Busy time is summed over stages and replicas. Energy above idle power follows the iterations and is not "
-        "kept by cell; idle power runs from the start of the trace to the last token."
+        "Busy time is summed over stages and replicas. Idle power runs from the start of the trace to the last token."
+        + (" What binds is defined in docs/sensitivity.md." if binds is not None else "")
     )
     return section(
         "parts",

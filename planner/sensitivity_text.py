@@ -87,7 +87,7 @@ def _worth(worth: Worth, found: Sensitivity) -> list[str]:
         if worth.best
         else "n/a"
     )
-    change = _change(worth.change)
+    change = change_text(worth.change)
     plan, below = (worth.plan, "") if worth.best else ("", worth.reason)
     room = WIDTH - sum(width for width, _ in COLUMNS) - 2
     if worth.change == 0:
@@ -101,12 +101,12 @@ def _worth(worth: Worth, found: Sensitivity) -> list[str]:
     return [row, *under]
 
 
-def _change(change: float | None) -> str:
+def change_text(change: float | None) -> str:
     """Relative, in percent.
 
     Examples
     --------
-    >>> _change(-0.0264), _change(1e-6), _change(0.0), _change(None)
+    >>> change_text(-0.0264), change_text(1e-6), change_text(0.0), change_text(None)
     ('-2.64%', '< 0.01%', 'none', 'n/a')
     """
     if change is None or change == 0:

@@ -37,13 +37,15 @@ class Compiler:
     ----------
     model, device, operations, engine, power
         What is served, where, what its operations cost, what the engine adds, what the device draws.
+    meter
+        How operations are charged.
     """
 
     def __init__(
         self, model: Model, device: Device, operations: Operations, *,
-        engine: EngineProfile, power: PowerModel,
+        engine: EngineProfile, power: PowerModel, meter: type[Meter] = Meter,
     ) -> None:  # fmt: skip
-        self.model, self.device, self._bare = model, device, operations
+        self.model, self.device, self._bare, self._charging = model, device, operations, meter
         self.operations = calibrated(operations, engine, device)
         self.engine, self.power = engine, power
         self._meters: dict[int, Meter] = {}
@@ -150,7 +152,7 @@ class Compiler:
 
     def _meter(self, clock_mhz: int) -> Meter:
         if clock_mhz not in self._meters:
-            self._meters[clock_mhz] = Meter(self.operations, self.device, self.power, clock_mhz)
+            self._meters[clock_mhz] = self._charging(self.operations, self.device, self.power, clock_mhz)
             self._layers[clock_mhz] = LayerCache()
         return self._meters[clock_mhz]
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from profiles.compile import Compiler
 from profiles.engine import CONSTANTS, EngineProfile
-from profiles.meter import compute_format
+from profiles.meter import Meter, compute_format
 from profiles.ops import Cost, FloatArray, Layer, Link, Operations
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
@@ -103,11 +103,14 @@ AS_IT_IS = Moved()
 
 
 def with_operations(
-    compiler: Compiler, operations: Operations, engine: EngineProfile | None = None
-) -> Compiler:
+    compiler: Compiler, operations: Operations, engine: EngineProfile | None = None, *,
+    meter: type[Meter] = Meter,
+) -> Compiler:  # fmt: skip
     """The compiler with operations that replace its own, in which its engine's scales are already counted."""
     plain = replace(engine or compiler.engine, memory_scale=1.0, compute_scale=1.0, collective_scale=1.0)
-    return Compiler(compiler.model, compiler.device, operations, engine=plain, power=compiler.power)
+    return Compiler(
+        compiler.model, compiler.device, operations, engine=plain, power=compiler.power, meter=meter
+    )
 
 
 class MovedOperations(Layer):

@@ -15,11 +15,14 @@ from click.testing import CliRunner
 from cli import main
 from planner import figures
 from planner.drawing import roles
+from planner.energy_parts import energy_by_part
 from planner.html import distribution, records_of_best, to_html
 from planner.pipeline import optimize, simulate_plan
 from planner.printable import quantity
 from planner.question import Question, parse_axes, parse_slo, plan_from_axes
 from planner.report import winner_rows
+from planner.sensitivity import sensitivity
+from planner.sensitivity_html import sections
 from profiles.errors import InputError
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
@@ -82,7 +85,8 @@ def made(**changes):
     asked = question(**changes)
     answer = optimize(asked, silicon=False, everything=True)
     records = records_of_best(asked, answer, silicon=False)
-    return asked, answer, records, to_html(answer, asked, records)
+    energy = energy_by_part(asked, answer.results[0], silicon=False)
+    return asked, answer, records, to_html(answer, asked, records, energy=energy)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +151,17 @@ def test_the_records_are_those_of_the_best_plan(whole):
     parts = re.findall(r"(above idle power|idle power, [a-z ]+): ([\d.]+) (J|kJ)", whole[3])
     joules = {name: float(value) * {"J": 1, "kJ": 1e3}[unit] for name, value, unit in parts}
     assert len(joules) == 3 and sum(joules.values()) == pytest.approx(best["energy_j"], rel=0.02)
+
+
+def test_what_binds_and_energy_by_part_stand_with_their_numbers(whole, page):
+    asked, answer, _, _ = whole
+    rows = [e["text"] for e in page.all("tr")]
+    for name, s in answer.binding.seconds.items():
+        assert any(row.startswith(f"{name}{quantity(s, 's')}") for row in rows)
+    parts = energy_by_part(asked, answer.results[0], silicon=False)
+    (drawn,) = page.all("svg", id="parts-energy-parts")
+    for name, joules in parts.items():
+        assert f"{name}: {quantity(joules, 'J')}" in drawn["text"]
 
 
 @pytest.mark.parametrize("name", ["ttft", "tpot", "e2e", "itl"])
@@ -252,7 +267,8 @@ def test_nothing_leads_off_the_page(whole, page):
 
 def test_the_page_is_small_and_the_same_every_time(whole):
     asked, answer, records, text = whole
-    assert len(text.encode()) < 3e6 and to_html(answer, asked, records) == text
+    energy = energy_by_part(asked, answer.results[0], silicon=False)
+    assert len(text.encode()) < 3e6 and to_html(answer, asked, records, energy=energy) == text
 
 
 def test_thousands_of_plans_keep_the_page_below_3_mb(whole):
@@ -264,7 +280,7 @@ def test_thousands_of_plans_keep_the_page_below_3_mb(whole):
 
 def test_figures_are_named_and_have_tables_beside_them(page):
     drawn = [e for e in page.all("svg")]
-    assert len(drawn) == 3 + 4 + 3 + 4
+    assert len(drawn) == 3 + 4 + 3 + 6
     for svg in drawn:
         assert (
             svg["aria-labelledby"] == f"{svg['id']}-title" and svg["aria-describedby"] == f"{svg['id']}-desc"
@@ -293,18 +309,48 @@ def test_a_missing_library_is_one_clear_line(monkeypatch):
         figures.check_library()
 
 
+@pytest.fixture(scope="module")
+def sensitive():
+    """The page of a sensitivity."""
+    asked = question(token_budgets=(2048,))
+    found = sensitivity(asked, draws=4, silicon=False)
+    records = records_of_best(asked, found.answer, silicon=False)
+    return found, to_html(found.answer, asked, records, more=sections(found))
+
+
+def test_a_sensitivity_has_sections_of_its_own(sensitive):
+    found, text = sensitive
+    page = Page(text)
+    (worth,), (stable,) = (page.all("section", id=name) for name in ("worth", "stability"))
+    for each in found.worth:
+        assert f"{each.step.name}{each.step.words}" in worth["text"]
+    for each in found.stability.overthrows:
+        assert each.number in stable["text"]
+    for each in found.stability.constants:
+        assert each.name in stable["text"] and each.source in stable["text"]
+    assert f"in {found.stability.wins} of 4" in stable["text"]
+    for name in ("worth", "stability"):
+        assert page.all("a", href=f"#{name}")
+    for name in ("worth", "draws"):
+        (svg,) = re.findall(rf'<svg[^>]*id="{name}".*?</svg>', text, re.S)
+        assert svg.count('class="m"') == svg.count("<title>") > 0
+    assert len(text.encode()) < 3e6
+
+
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium here")
-def test_a_browser_opens_it_without_a_complaint(whole, tmp_path):
+@pytest.mark.parametrize("which", ["whole", "sensitive"])
+def test_a_browser_opens_it_without_a_complaint(which, request, tmp_path):
+    text = request.getfixturevalue(which)[-1]
     file = tmp_path / "report.html"
-    file.write_text(whole[3], encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
          f"--user-data-dir={tmp_path / 'user'}", "--enable-logging=stderr", "--dump-dom", file.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
-    assert done.stdout.count('class="m"') == whole[3].count('class="m"')
-    assert done.stdout.count("<svg") == whole[3].count("<svg")
+    assert done.stdout.count('class="m"') == text.count('class="m"')
+    assert done.stdout.count("<svg") == text.count("<svg")
 
 
 # ------------------------------------------------------------------------------------ command line
@@ -317,14 +363,18 @@ def run(*words):
     return CliRunner().invoke(main, [*words, *ASKED, "--trace", str(ROOT / "traces/samples/chat.csv")])
 
 
-@pytest.mark.parametrize("words", [("optimize",), ("simulate", "--plan", "tp=2")])
+@pytest.mark.parametrize(
+    "words", [("optimize",), ("simulate", "--plan", "tp=2"), ("sensitivity", "--draws", "2")]
+)
 def test_the_page_is_written_beside_the_same_text(words, tmp_path):
     file = tmp_path / "report.html"
     result = run(*words, "--html", str(file))
     assert result.exit_code == 0, result.output
     assert result.stdout == run(*words).stdout
     page = Page(file.read_text(encoding="utf-8"))
-    assert bool(panels(page)) == (words[0] == "optimize")
+    assert bool(panels(page)) == (words[0] != "simulate")
+    assert page.all("svg", id="parts-energy-parts") and page.all("svg", id="parts-binds")
+    assert len(page.all("section", id="worth")) == (words[0] == "sensitivity")
 
 
 def test_without_the_library_nothing_is_searched(monkeypatch, tmp_path):
