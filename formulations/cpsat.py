@@ -20,6 +20,8 @@ def _solver(limits: Limits) -> cp_model.CpSolver:
     solver.parameters.max_deterministic_time = limits.work
     solver.parameters.num_workers = limits.workers
     solver.parameters.random_seed = limits.seed
+    # Its own handler leaves Ctrl-C to the system ever after, which ends the program without a word of what is done.
+    solver.parameters.catch_sigint_signal = False
     return solver
 
 
