@@ -8,6 +8,7 @@ of the table (``planner.schedulers``) is in its class; ``planner.gap`` says wher
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from formulations.problem import Limits
 from planner import units
@@ -27,6 +28,9 @@ from planner.validate import complaints
 from profiles.errors import InputError
 from profiles.plan import EngineSettings, Plan, Policy
 from traces.transform import window
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,12 @@ class BoundReport:
     exact: Exact | None
     notes: tuple[str, ...]
     curve: tuple[Point, ...] = ()
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A table of pandas, see ``planner.frames``."""
+        from planner.frames import bound_frame
+
+        return bound_frame(self)
 
 
 def bound_report(

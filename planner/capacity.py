@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,6 +35,9 @@ from profiles.stepcost import PS
 from simulator import metrics
 from simulator.engine import LONGEST_S
 from traces.transform import scale_rate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AT_ONCE = math.inf
 """The factor at which all requests arrive at once."""
@@ -97,6 +101,12 @@ class Capacity:
     served_s: float
     slo_text: str
     named: bool
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A table of pandas, see ``planner.frames``."""
+        from planner.frames import capacity_frame
+
+        return capacity_frame(self)
 
     @property
     def reversals(self) -> list[tuple[Trial, Trial]]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import planner
 from planner import units
 from planner.asking import engine_name, read_file
 from planner.errors import NoFeasiblePlan
-from planner.question import Question, activations_for, check_engine, parse_axes, plan_from_axes
+from planner.question import Question, parse_axes
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,13 +43,11 @@ class Reply:
 def optimize(options: Options, *, progress: Progress) -> Reply:
     """``zenith optimize``. Where every simulated plan misses an SLO the answer shows the nearest; its status
     is 3, or 4 when the search was cut short and a plan that was not simulated might meet them."""
-    from planner import pipeline
-
     _check_html(options)
     started = time.monotonic()
     question = _question(options, progress)
     try:
-        answer = pipeline.optimize(
+        answer = planner.optimize(
             question,
             max_simulations=options["max_simulations"],
             time_limit_s=options["time_limit"],
@@ -123,7 +122,6 @@ def whatif(options: Options, *, progress: Progress) -> Reply:
     """``zenith whatif``. Its status is 0 where a plan holds in some scenario."""
     from planner import vary, whatif_text
     from planner.bar import bar
-    from planner.whatif import sweep
 
     _check_html(options)
     started = time.monotonic()
@@ -131,7 +129,10 @@ def whatif(options: Options, *, progress: Progress) -> Reply:
     question = _question(vary.first_options(options, axes), progress)
     limits = _limits(options, progress)
     with bar(len(vary.combinations(axes)), progress) as advance:
-        found = sweep(question, axes, **limits, everything=options["exhaustive"], progress=advance)
+        varied = {axis.name: axis.values for axis in axes}
+        found = planner.what_if(
+            question, varied, **limits, everything=options["exhaustive"], progress=advance
+        )
     _done(started, limits["store"], progress)
     if options["html"]:
         from planner.whatif_html import to_html
@@ -146,12 +147,11 @@ def whatif(options: Options, *, progress: Progress) -> Reply:
 def minimum(options: Options, *, progress: Progress) -> Reply:
     """``zenith minimum``."""
     from planner import minimum_text
-    from planner.minimum import minimum
 
     started = time.monotonic()
     question = _question(options, progress)
     limits = _limits(options, progress)
-    found = minimum(question, options["of"], **limits, progress=progress)
+    found = planner.find_minimum(question, options["of"], **limits, progress=progress)
     _done(started, limits["store"], progress)
     status = 0 if found.least is not None else 4 if found.certificate.unexamined else 3
     return _print(minimum_text, found, options, exit_code=status)
@@ -160,16 +160,13 @@ def minimum(options: Options, *, progress: Progress) -> Reply:
 def capacity(options: Options, *, progress: Progress) -> Reply:
     """``zenith capacity``."""
     from planner import capacity_text
-    from planner.capacity import capacity
 
     started = time.monotonic()
     question = _question(options, progress)
-    plan = _plan(question, options["plan"]) if options["plan"] else None
-    if plan is not None:
-        check_engine(plan.engine)
+    plan = options["plan"] or None
     limits = _limits(options, progress)
     del limits["workers"]
-    found = capacity(question, plan, tolerance=options["tolerance"], **limits, progress=progress)
+    found = planner.find_capacity(question, plan, tolerance=options["tolerance"], **limits, progress=progress)
     _done(started, limits["store"], progress)
     status = 0 if found.answer is not None else 4 if found.unexamined else 3
     return _print(capacity_text, found, options, exit_code=status)
@@ -178,12 +175,12 @@ def capacity(options: Options, *, progress: Progress) -> Reply:
 def sensitivity(options: Options, *, progress: Progress) -> Reply:
     """``zenith sensitivity``. Its status is that of ``zenith optimize``."""
     from planner import sensitivity_text
-    from planner.sensitivity import sensitivity
 
     _check_html(options)
     started = time.monotonic()
     question = _question(options, progress)
-    found = sensitivity(question, draws=options["draws"], **_limits(options, progress), progress=progress)
+    limits = _limits(options, progress)
+    found = planner.find_sensitivity(question, draws=options["draws"], **limits, progress=progress)
     if options["html"]:
         from planner.html import records_of_best
         from planner.sensitivity_html import sections
@@ -213,15 +210,12 @@ def _print(words: Any, found: Any, options: Options, *, exit_code: int) -> Reply
 
 def simulate(options: Options, *, progress: Progress) -> Reply:
     """``zenith simulate``."""
-    from planner import pipeline
-
     _check_html(options)
     question = _question(options, progress)
-    plan = _plan(question, options["plan"])
-    check_engine(plan.engine)
-    answer, outcome = pipeline.simulate_plan(
-        question, plan, tables=options["tables"], silicon=not options["no_silicon"]
+    found = planner.simulate(
+        question, options["plan"], tables=options["tables"], silicon=not options["no_silicon"]
     )
+    answer, outcome = found.answer, found.outcome
     if options["requests"]:
         from planner.report import records_csv
         from traces.write import write_whole
@@ -234,7 +228,7 @@ def simulate(options: Options, *, progress: Progress) -> Reply:
 
 def deploy(options: Options, *, progress: Progress) -> Reply:
     """``zenith deploy``: of the best plan, or of the one that ``--plan`` names."""
-    from planner import deployment_text, pipeline
+    from planner import deployment_text
     from planner.deployment import deployment
 
     folder, engines = options["folder"], options["engines"]
@@ -247,13 +241,10 @@ def deploy(options: Options, *, progress: Progress) -> Reply:
         asked["deployable_on"] = engines
     question = _question(asked, progress)
     if options["plan"]:
-        plan = _plan(question, options["plan"])
-        check_engine(plan.engine)
-        answer, _ = pipeline.simulate_plan(
-            question, plan, tables=options["tables"], silicon=not options["no_silicon"]
-        )
+        source = {"tables": options["tables"], "silicon": not options["no_silicon"]}
+        answer = planner.simulate(question, options["plan"], **source).answer
     else:
-        answer = pipeline.optimize(question, **_limits(options, progress), progress=progress)
+        answer = planner.optimize(question, **_limits(options, progress), progress=progress)
     found = deployment(question, answer, engines)
     if folder:
         files = deployment_text.to_files(found)
@@ -309,30 +300,19 @@ def bound(options: Options, *, progress: Progress) -> Reply:
     question = _question({**options, **unasked, "objective": searched}, progress)
     source: dict[str, Any] = {"tables": options["tables"], "silicon": not options["no_silicon"]}
     if options["all_plans"]:
-        from planner.pipeline import optimize as search
-
         bound_plans.check_objective(objective)
-        answer = search(question, workers=os.cpu_count() or 1, progress=progress, **source)
+        answer = planner.optimize(question, workers=os.cpu_count() or 1, progress=progress, **source)
         return _print(bound_plans, answer, {**options, "as_csv": False}, exit_code=0)
-    plan = _plan(question, options["plan"])
-    found = bound_report.bound_report(
-        question, plan, objective, window_s=window_s, limits=limits, vary=vary, progress=progress, **source
-    )
+    found = planner.bound(
+        question, options["plan"], objective, window_s=window_s, limits=limits, vary=vary, progress=progress,
+        **source,
+    )  # fmt: skip
     if options["html"]:
         from planner.bound_html import to_html
         from traces.write import write_whole
 
         write_whole(options["html"], to_html(found).encode())
     return _print(bound_text, found, {**options, "as_csv": False}, exit_code=0)
-
-
-def _plan(question: Question, text: str) -> Any:
-    """The plan that ``--plan`` names."""
-    axes = parse_axes(text)
-    if "weights" in axes and "activations" not in axes:
-        device = question.fleet.pools[0].device
-        axes = {**axes, "activations": activations_for(str(axes["weights"]), device)}
-    return plan_from_axes(question.model, axes, _defaults(question))
 
 
 def _reply(answer: Any, options: Options, *, top: int | None) -> Reply:
@@ -371,12 +351,6 @@ def _question(options: Options, progress: Progress) -> Question:
         return question_of(options, progress=progress)
     except InputError as error:
         raise InputError(f"{file}: {error}" if file else str(error)) from error
-
-
-def _defaults(question: Question) -> Any:
-    """Formats and engine settings of a plan whose axes do not name them."""
-    base = plan_from_axes(question.model, {})
-    return replace(base, engine=question.settings())
 
 
 def init(output: Path, *, force: bool) -> str:

@@ -9,6 +9,7 @@ does not (or takes more after all).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner.errors import NoFeasiblePlan
 from planner.pipeline import (
@@ -28,6 +29,9 @@ from planner.shares import SAFE
 from planner.store import Store
 from planner.verify import Bounded, Certificate, Verified, verify
 from profiles.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,12 @@ class Minimum:
     below: list[Step]
     unfit: str
     answer: Answer
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A table of pandas, see ``planner.frames``."""
+        from planner.frames import minimum_frame
+
+        return minimum_frame(self)
 
 
 def minimum(

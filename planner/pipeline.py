@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,6 +45,9 @@ from simulator import metrics
 from simulator.engine import LONGEST_S, simulate
 from simulator.outcome import Outcome
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _BOUND_OF_MEAN = {"e2e": "latency", "ttft": "ttft", "tpot": "tpot", "itl": "itl", "power": "power"}
 
 
@@ -67,6 +70,12 @@ class Answer:
     among: str = "all feasible plans"
     shortfall: Shortfall | None = None
     binding: Binding | None = None
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A table of pandas, see ``planner.frames``."""
+        from planner.frames import answer_frame
+
+        return answer_frame(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

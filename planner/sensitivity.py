@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.errors import NoFeasiblePlan, NoPlanInTime
 from planner.pipeline import Answer, Evaluator, candidates_of, fitted, optimize
@@ -13,6 +13,9 @@ from planner.stability import Stability, stability
 from planner.steps import Step, steps
 from planner.store import Store
 from planner.whatif import differences
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SAME = 1e-9
 """Relative difference of values that are the same but for rounding."""
@@ -47,6 +50,12 @@ class Sensitivity:
     answer: Answer
     worth: list[Worth]
     stability: Stability | None
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A table of pandas, see ``planner.frames``."""
+        from planner.frames import sensitivity_frame
+
+        return sensitivity_frame(self)
 
 
 def sensitivity(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
 from planner.errors import NoFeasiblePlan, NoPlanInTime
 from planner.pipeline import Answer, Evaluator, bound_name, candidates_of, fitted, optimize
@@ -23,6 +24,9 @@ from planner.validate import complaints
 from planner.vary import LIMITS, SLO, Axis, apply, combinations, words
 from profiles.errors import InputError
 from profiles.plan import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LATENCIES = ("latency", "p99-e2e", "ttft", "tpot")
 FIGURES = ("e2e_mean_s", "ttft_mean_s", "tpot_mean_s", "makespan_s", "energy_j", "cost_usd")
@@ -66,6 +70,12 @@ class Sweep:
     axes: tuple[Axis, ...]
     scenarios: list[Scenario]
     breaks: list[tuple[int, int]]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A table of pandas, see ``planner.frames``."""
+        from planner.frames import sweep_frame
+
+        return sweep_frame(self)
 
 
 def sweep(
