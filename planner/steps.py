@@ -11,6 +11,9 @@ host overhead         the engine's constants -10 %
 an SLO                its limit +10 %
 sequences, budget     twice as many at once, and tokens of an iteration, are searched as well (fixed ones: instead)
 a rule                one of ``--fix`` or ``--forbid`` dropped
+--max-gpus            raised to what the next larger plan takes, up to twice as many
+--max-cost-per-hour   +10 %
+a power cap           of the boards of a pool +10 %, at most to the limit as shipped
 ====================  ======================================================================================
 """
 
@@ -64,6 +67,7 @@ def steps(question: Question, store: "Store") -> Iterator[Step]:
         yield Step(name=f"SLO {slo.text}", words="+10%", question=replace(question, slos=slos))
     yield _doubled(question, "sequences", "seqs", "max_seqs")
     yield _doubled(question, "token budget", "budget", "token_budgets")
+    yield from _limits(question, store)
     for rule in rules_of(question):
         try:
             yield Step(name=flag_of(rule), words="dropped", question=without(question, rule))
@@ -98,25 +102,50 @@ def _more_devices(question: Question, i: int, pool: Pool, store: "Store") -> Ste
         fleet = Fleet(pools=(*pools[:i], grown(pool, more), *pools[i + 1 :]))
         return replace(question, fleet=fleet)
 
-    more: int | None = pool.devices_per_node
-    if pool.devices <= MANY:
-        more = _usable(replace(asked(pool.devices), use_all_devices=False), i, pool, store)
-    if more is None or pool.devices + more > MOST_DEVICES:
-        reason = f"no plan uses {pool.devices + 1} to {2 * pool.devices}"
-        return Step(name=name, words=f"more than {pool.devices}", question=None, reason=reason)
-    return Step(name=name, words=f"{pool.devices} -> {pool.devices + more}", question=asked(more))
+    have = pool.devices
+    then: int | None = have + pool.devices_per_node
+    if have <= MANY:
+        then = _smallest_beyond(replace(asked(have), use_all_devices=False), have, store, i)
+    if then is None or then > MOST_DEVICES:
+        reason = f"no plan uses {have + 1} to {2 * have}"
+        return Step(name=name, words=f"more than {have}", question=None, reason=reason)
+    return Step(name=name, words=f"{have} -> {then}", question=asked(then - have))
 
 
-def _usable(doubled: Question, i: int, pool: Pool, store: "Store") -> int | None:
-    """How many more devices the smallest plan of the doubled pool has that does not fit on the pool."""
+def _smallest_beyond(question: Question, most: int, store: "Store", pool: int | None = None) -> int | None:
+    """Devices of the smallest plan (of one pool) that takes more than so many; None where none does."""
     from planner.pipeline import candidates_of
 
     try:
-        plans = [c.plan for c in candidates_of(doubled, store, ways_out=False) if c.pool == i]
+        found = candidates_of(question, store, ways_out=False)
     except (NoFeasiblePlan, NoPlanInTime):
         return None
-    beyond = [plan.devices - pool.devices for plan in plans if plan.devices > pool.devices]
+    beyond = [c.plan.devices for c in found if c.plan.devices > most and pool in (None, c.pool)]
     return min(beyond, default=None)
+
+
+def _limits(question: Question, store: "Store") -> Iterator[Step]:
+    """On the devices of a plan: how many, their price, their power."""
+    most, usd = question.max_gpus, question.max_usd_per_hour
+    if most is not None:
+        wider = _smallest_beyond(replace(question, max_gpus=2 * most, use_all_devices=False), most, store)
+        if wider is None:
+            reason = f"no plan takes {most + 1} to {2 * most}"
+            yield Step(name="--max-gpus", words=f"more than {most}", question=None, reason=reason)
+        else:
+            yield Step(
+                name="--max-gpus", words=f"{most} -> {wider}", question=replace(question, max_gpus=wider)
+            )
+    if usd is not None:
+        moved = replace(question, max_usd_per_hour=usd * STEP)
+        yield Step(name="--max-cost-per-hour", words="+10%", question=moved)
+    for i, pool in enumerate(question.fleet.pools):
+        if pool.power_cap_w is not None:
+            cap = min(pool.power_cap_w * STEP, pool.device.tdp_w)
+            pools = question.fleet.pools
+            fleet = Fleet(pools=(*pools[:i], replace(pool, power_cap_w=cap), *pools[i + 1 :]))
+            words = f"{pool.power_cap_w:g} -> {cap:g} W"
+            yield Step(name=f"power cap of {pool.name}", words=words, question=replace(question, fleet=fleet))
 
 
 def _on_devices(question: Question) -> Step:

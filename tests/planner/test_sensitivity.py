@@ -5,8 +5,11 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import jsonschema
 import pytest
+import referencing
 from click.testing import CliRunner
 
 from cli import main
@@ -25,6 +28,8 @@ from profiles.fleet import Fleet, homogeneous
 from profiles.huggingface import load_model
 from profiles.moved import Moved
 from traces.synth import synthesize
+
+SCHEMAS = Path(__file__).parents[2] / "planner"
 
 
 def question(**changes):
@@ -111,6 +116,26 @@ def test_the_next_devices_are_those_that_a_plan_can_use(gpus, fix, words):
     for fewer in range(1, pool.devices - gpus):
         between = Fleet(pools=(grown(asked.fleet.pools[0], fewer),))
         assert max(c.plan.devices for c in candidates_of(replace(asked, fleet=between))) <= gpus
+
+
+def test_limits_on_devices_are_moved_where_they_are_given():
+    fleet = homogeneous("l40s", gpus=4)
+    pool = replace(fleet.pools[0], power_cap_w=340.0)
+    price = pool.price_usd_per_device_hour
+    asked = question(
+        fleet=Fleet(pools=(pool,)), max_gpus=2, max_usd_per_hour=4 * price, fix=parse_axes("pp=1")
+    )
+    moved = {step.name: step for step in steps(asked, Store())}
+    assert moved["--max-gpus"].words == "2 -> 4" and moved["--max-gpus"].reason == ""
+    assert (
+        moved["--max-gpus"].question.max_gpus == 4
+        and moved["--max-gpus"].question.max_usd_per_hour == 4 * price
+    )
+    assert moved["--max-cost-per-hour"].question.max_usd_per_hour == pytest.approx(4.4 * price)
+    assert moved["power cap of l40s"].question.fleet.pools[0].power_cap_w == min(374.0, pool.device.tdp_w)
+    assert moved["devices"].question is None, "the limit is in the way"
+    alone = {step.name for step in steps(question(), Store())}
+    assert not alone & {"--max-gpus", "--max-cost-per-hour", "power cap of l40s"}
 
 
 @pytest.mark.parametrize("more", [1, 2, 3, 9, 20])
@@ -243,13 +268,28 @@ def test_text_fits_a_terminal_and_has_every_number(found):
     assert "\x1b[1m" in sensitivity_text.to_text(found, colour=True)
 
 
+def check(document):
+    """Against the published schemas."""
+    load = {
+        name: json.loads((SCHEMAS / f"{name}.schema.json").read_text()) for name in ("answer", "sensitivity")
+    }
+    answer = referencing.Resource.from_contents(load["answer"])
+    registry = referencing.Registry().with_resource("answer.schema.json", answer)
+    jsonschema.Draft202012Validator(load["sensitivity"], registry=registry).validate(document)
+
+
+def test_what_has_no_plan_or_no_draws_is_in_the_schema_too():
+    found = sensitivity(question(engine="none", fix=parse_axes("dp=1,tp=2,pp=1")), draws=0, silicon=False)
+    check(json.loads(sensitivity_text.to_json(found)))
+
+
 def test_json_and_csv_say_the_same(found):
     document = json.loads(sensitivity_text.to_json(found))
     rows = list(csv.DictReader(io.StringIO(sensitivity_text.to_csv(found))))
     assert [row["constraint"] for row in rows] == [worth["constraint"] for worth in document["worth"]]
     for row, worth in zip(rows, document["worth"], strict=True):
         assert float(row["value"]) == worth["value"] and float(row["change"]) == worth["change"]
-    assert document["answer"]["schema"] == "zenith-answer-1"
+    check(document)
     assert document["stability"]["wins"] == found.stability.wins
 
 
