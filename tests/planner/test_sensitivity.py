@@ -126,7 +126,7 @@ def test_limits_on_devices_are_moved_where_they_are_given():
         fleet=Fleet(pools=(pool,)), max_gpus=2, max_usd_per_hour=4 * price, fix=parse_axes("pp=1")
     )
     moved = {step.name: step for step in steps(asked, Store())}
-    assert moved["--max-gpus"].words == "2 -> 4" and moved["--max-gpus"].reason == ""
+    assert moved["--max-gpus"].words == "2 -> 3" and not moved["--max-gpus"].reason
     assert (
         moved["--max-gpus"].question.max_gpus == 4
         and moved["--max-gpus"].question.max_usd_per_hour == 4 * price
