@@ -128,7 +128,7 @@ def test_limits_on_devices_are_moved_where_they_are_given():
     moved = {step.name: step for step in steps(asked, Store())}
     assert moved["--max-gpus"].words == "2 -> 3" and not moved["--max-gpus"].reason
     assert (
-        moved["--max-gpus"].question.max_gpus == 4
+        moved["--max-gpus"].question.max_gpus == 3
         and moved["--max-gpus"].question.max_usd_per_hour == 4 * price
     )
     assert moved["--max-cost-per-hour"].question.max_usd_per_hour == pytest.approx(4.4 * price)
