@@ -1,6 +1,7 @@
 """The one place that talks to CP-SAT: parameters, seed, status map, enumeration, cores."""
 
 from collections.abc import Sequence
+from math import isfinite
 
 from ortools.sat.python import cp_model
 
@@ -22,6 +23,8 @@ def _solver(limits: Limits) -> cp_model.CpSolver:
     solver.parameters.random_seed = limits.seed
     # Its own handler leaves Ctrl-C to the system ever after, which ends the program without a word of what is done.
     solver.parameters.catch_sigint_signal = False
+    # Workers take turns in a fixed order; where only the clock ends them there is nothing to repeat.
+    solver.parameters.interleave_search = limits.workers > 1 and isfinite(limits.work)
     return solver
 
 

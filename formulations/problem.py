@@ -20,9 +20,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When a solver gives up, and what makes its answer repeatable. One worker is deterministic.
+    """When a solver gives up, and what makes its answer repeatable.
 
-    ``work`` is a limit in CP-SAT's deterministic seconds, the same on every machine.
+    ``work`` is a limit in CP-SAT's deterministic seconds of all workers, the same on every machine. One worker is
+    deterministic, and so are several with a limit on work.
     """
 
     time_s: float = 60.0

@@ -16,6 +16,15 @@ and Sarathi are in it as long as they preempt nobody.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Objective(StrEnum):
+    """``e2e`` and ``ttft`` are sums over requests of the time of the last, first token."""
+
+    MAKESPAN = "makespan"
+    E2E = "e2e"
+    TTFT = "ttft"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ Slot d, for d = 0..D, has y[d] iterations of chunks alone, then (d < D) decode s
 All running requests decode in step d, so when i first decodes decides what it holds and reads in every step.
 
 Sets       i requests, d slots; a request with output[i] > 1 decodes in output[i] - 1 steps, one after another
-Data       as in ``formulations.schedule``; D from ``_steps``
+Data       as in ``formulations.schedule``; D from ``schedule_floor.most_steps``
 Variables  x[i,d], z[i,d] binary: the prompt of i is complete before, in decode step d. i first decodes in step d,
            d + 1: f[i,d] = x[i,d] + z[i,d-1] (f[i,d] = x[i,d] where output[i] = 1)
            y[d] >= 0, integer; a[d], m[d] binary: step d is run, takes chunks along
@@ -33,161 +33,15 @@ in the iteration that completes the prompt; the schedule is therefore run
 
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise
-from math import isfinite
 
 from ortools.sat.python import cp_model
 
-from formulations import cpsat
-from formulations.problem import Limits, Status
-from formulations.schedule import Iteration, Schedule, ScheduleInstance, greedy_schedules, replay
+from formulations.schedule import Iteration, Objective, Schedule, ScheduleInstance
+from formulations.schedule_floor import read_of, work_of
 
 Linear = cp_model.LinearExpr
 Ends = dict[tuple[int, int], list[cp_model.LiteralT]]
-
-MOST_BINARIES = 30_000
-"""Above this CP-SAT gains nothing in a minute, and the answer is the greedy schedule with the floor."""
-
-
-class Objective(StrEnum):
-    """``e2e`` and ``ttft`` are sums over requests of the time of the last, first token."""
-
-    MAKESPAN = "makespan"
-    E2E = "e2e"
-    TTFT = "ttft"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleSolution:
-    """``bound`` <= least objective of the class <= ``value``, that of ``schedule``; sums are not less arrivals."""
-
-    status: Status
-    value: int
-    bound: int
-    schedule: Schedule
-
-
-def value_of(instance: ScheduleInstance, schedule: Schedule, objective: Objective) -> int:
-    """The objective of a schedule; raises as ``replay``."""
-    first, last = replay(instance, schedule)
-    return (
-        max(last) if objective is Objective.MAKESPAN else sum(last if objective is Objective.E2E else first)
-    )
-
-
-def floor_of(instance: ScheduleInstance, objective: Objective) -> int:
-    """What arrivals, solitude and the work that is left prove without a search."""
-    n = range(len(instance))
-    if objective is Objective.TTFT:
-        return sum(instance.arrival[i] + instance.first_alone(i) for i in n)
-    ends = [instance.arrival[i] + instance.alone(i) for i in n]
-    if objective is Objective.E2E:
-        return sum(ends)
-    return max(*ends, *(start + _least(instance, start) for start in {*instance.arrival}))
-
-
-def _least(instance: ScheduleInstance, start: int) -> int:
-    """Time of everything that arrives from ``start`` on.
-
-    Proof: costs of tokens belong to requests. Decodes take as many steps as the longest answer, as memory for what
-    they read, as seats. Prompts take chunks for their tokens; one iteration completes a prompt before any decode.
-    """
-    cost = instance.cost
-    late = [i for i in range(len(instance)) if instance.arrival[i] >= start]
-    prompts, later = (sum(column[i] for i in late) for column in (instance.prompt, instance.output))
-    later -= len(late)
-    read = sum(_read(instance, i) for i in late)
-    steps = max(
-        max(instance.output[i] for i in late) - 1, -(-read // instance.kv), -(-later // instance.sequences)
-    )
-    chunks = -(-prompts // instance.tokens)
-    iterations = max(steps + 1, -(-(prompts + later) // instance.tokens))
-    tokens = cost.token * (prompts + later) + cost.sequence * later + cost.read * read
-    own = sum(instance.own[i] for i in late)
-    return tokens + own + cost.base * iterations + cost.decode * steps + cost.launch * chunks
-
-
-def solve(
-    instance: ScheduleInstance, objective: Objective, limits: Limits, *, floor: int = 0
-) -> ScheduleSolution:  # fmt: skip
-    """The best schedule and bound within the limits; beyond ``MOST_BINARIES`` a greedy one and the floor.
-
-    Parameters
-    ----------
-    floor
-        A bound on the objective known from elsewhere.
-
-    Examples
-    --------
-    >>> from formulations.schedule import BatchCost
-    >>> cost = BatchCost(base=100, token=1, launch=10, decode=20, sequence=0, read=0)
-    >>> instance = ScheduleInstance(arrival=(0, 0), prompt=(5, 5), output=(3, 3), own=(0, 0), kv=99, tokens=8,
-    ...                             sequences=2, cost=cost)
-    >>> found = solve(instance, Objective.MAKESPAN, Limits(time_s=10))  # 118 + 112 + 2 * 122
-    >>> found.status.value, found.value, found.bound
-    ('optimal', 474, 474)
-    """
-    floor = max(floor, floor_of(instance, objective))
-    known = [(value_of(instance, s, objective), s) for s in greedy_schedules(instance)]
-    value, schedule = min(known, key=lambda pair: pair[0])
-    steps = _steps(instance, objective, value)
-    bound, status = floor, Status.FEASIBLE
-    if value > floor and 2 * (steps + 1) * len(instance) <= MOST_BINARIES:
-        model = ScheduleCpSat(instance, objective, steps=steps, floor=floor, most=value)
-        model.hint(schedule)
-        status, solver = cpsat.run(model.model, limits)
-        assert status is not Status.INFEASIBLE, "the greedy schedule is in the class"
-        if isfinite(solver.best_objective_bound):
-            bound = max(floor, round(solver.best_objective_bound))
-        if status.has_solution:
-            with suppress(ValueError):  # where the model is early its schedule can break a limit
-                better = model.schedule(solver)
-                value, schedule = min((value, schedule), (value_of(instance, better, objective), better),
-                                      key=lambda pair: pair[0])  # fmt: skip
-    status = Status.OPTIMAL if bound == value else Status.FEASIBLE
-    return ScheduleSolution(status=status, value=value, bound=bound, schedule=schedule)
-
-
-def _steps(instance: ScheduleInstance, objective: Objective, most: int) -> int:
-    """Decode steps that no schedule of objective ``most`` exceeds.
-
-    Proof: one request at a time takes all steps that there are. D steps take base + decode each, before the last end,
-    and so does the work of all tokens. The others end no earlier than alone, so their sum leaves the rest to the last.
-    """
-    cost, n = instance.cost, range(len(instance))
-    serial = sum(o - 1 for o in instance.output)
-    each = cost.base + cost.decode
-    if objective is Objective.TTFT or not each:
-        return serial
-    last = most
-    if objective is Objective.E2E:
-        ends = [instance.arrival[i] + instance.alone(i) for i in n]
-        last = most - sum(ends) + max(ends)
-    return max(0, min(serial, (last - min(instance.arrival) - _work(instance)) // each))
-
-
-def _read(instance: ScheduleInstance, i: int) -> int:
-    """Tokens read by all decodes of request i."""
-    later = instance.output[i] - 1
-    return later * instance.prompt[i] + later * (later + 1) // 2
-
-
-def _work(instance: ScheduleInstance) -> int:
-    """Time of all tokens wherever they run, and of the fewest launches."""
-    cost = instance.cost
-    launches = -(-sum(instance.prompt) // instance.tokens)
-    later = sum(instance.output) - len(instance)
-    read = sum(_read(instance, i) for i in range(len(instance)))
-    return (
-        cost.token * (sum(instance.prompt) + later)
-        + cost.sequence * later
-        + cost.read * read
-        + sum(instance.own)
-        + cost.launch * launches
-    )
 
 
 def total(terms: Iterable[cp_model.LinearExprT]) -> Linear:
@@ -341,7 +195,7 @@ class ScheduleCpSat:
     def _floors(self) -> None:
         """Sums over all steps that each step's limit implies."""
         instance, add = self.instance, self.model.add
-        read = sum(_read(instance, i) for i in range(len(instance)))
+        read = sum(read_of(instance, i) for i in range(len(instance)))
         decodes = sum(instance.output) - len(instance)
         run = total(self.a)
         add(instance.kv * run >= read).with_name("area")
@@ -385,7 +239,7 @@ class ScheduleCpSat:
     def _ends(self, parts: list[Linear], at_once: bool) -> Linear:
         instance, cost, add = self.instance, self.instance.cost, self.model.add
         n, start = len(instance), min(instance.arrival)
-        latest = max(instance.arrival) + _work(instance) + (cost.base + cost.decode) * self.steps
+        latest = max(instance.arrival) + work_of(instance) + (cost.base + cost.decode) * self.steps
         latest += (cost.base + cost.launch) * (
             -(-sum(instance.prompt) // instance.tokens) + 2 * n + self.steps
         )
@@ -440,7 +294,7 @@ class ScheduleCpSat:
         start = min(instance.arrival)
         for i in self.several:
             own = cost.token * (instance.prompt[i] + instance.output[i] - 1) + instance.own[i] + cost.launch
-            own += cost.sequence * (instance.output[i] - 1) + cost.read * _read(instance, i)
+            own += cost.sequence * (instance.output[i] - 1) + cost.read * read_of(instance, i)
             seen: Linear = total([])
             finish = self.starts[i] + instance.output[i] - 2
             for j in self.several:

@@ -11,8 +11,8 @@ import numpy as np
 
 from formulations import hulls
 from formulations.problem import Limits
-from formulations.schedule import BatchCost, Schedule, ScheduleInstance, greedy_schedules
-from formulations.schedule_cpsat import Objective, solve
+from formulations.schedule import BatchCost, Objective, Schedule, ScheduleInstance, greedy_schedules
+from formulations.schedule_best import solve
 from planner.shares import SAFE, TraceStats
 from profiles.plan import Plan
 from profiles.stepcost import PS, StepCost

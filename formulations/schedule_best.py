@@ -1,0 +1,141 @@
+"""The best schedule of the unison class (``formulations.schedule``), from everything that is known to find or bound it.
+
+1. Greedy schedules and floors (``schedule_floor``).
+2. Best-first search (``schedule_search``): first with few states kept, for a good schedule, then with all. It solves
+   sums of ends for a dozen requests, and whatever few states lead to.
+3. CP-SAT on what is left: pure counting (``schedule_makespan``) for the makespan where all arrive at once, else the
+   model by decode steps (``schedule_cpsat``).
+
+Every schedule is run (``schedule.replay``), and its time is the value; the largest bound holds. The same limits give
+the same answer: ``Limits.work`` limits CP-SAT's deterministic time, and the search to a number of moves.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from math import isfinite
+
+from formulations import cpsat
+from formulations.problem import Limits, Status
+from formulations.schedule import Objective, Schedule, ScheduleInstance, greedy_schedules
+from formulations.schedule_cpsat import ScheduleCpSat
+from formulations.schedule_floor import floor_of, most_steps, value_of
+from formulations.schedule_makespan import MakespanCpSat
+from formulations.schedule_search import search
+
+MOST_BINARIES = 30_000
+"""Above this CP-SAT gains nothing in a minute."""
+
+MOVES = 250_000
+"""Of the search for each unit of work; both take about a second."""
+
+MOST_MOVES = 10_000_000
+FEW = 10
+"""Requests for which the search is tried where CP-SAT counts."""
+
+BEAM = 400
+"""States kept of all with the same number of iterations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleSolution:
+    """``bound`` <= least objective of the class <= ``value``, that of ``schedule``; sums are not less arrivals."""
+
+    status: Status
+    value: int
+    bound: int
+    schedule: Schedule
+
+
+def solve(
+    instance: ScheduleInstance, objective: Objective, limits: Limits, *, floor: int = 0
+) -> ScheduleSolution:  # fmt: skip
+    """The best schedule and bound within the limits.
+
+    Parameters
+    ----------
+    floor
+        A bound on the objective known from elsewhere.
+
+    Examples
+    --------
+    >>> from formulations.schedule import BatchCost
+    >>> cost = BatchCost(base=100, token=1, launch=10, decode=20, sequence=0, read=0)
+    >>> instance = ScheduleInstance(arrival=(0, 0), prompt=(5, 5), output=(3, 3), own=(0, 0), kv=99, tokens=8,
+    ...                             sequences=2, cost=cost)
+    >>> found = solve(instance, Objective.MAKESPAN, Limits(work=1))  # 118 + 112 + 2 * 122
+    >>> found.status.value, found.value, found.bound
+    ('optimal', 474, 474)
+    """
+    best = _Best(instance, objective, max(floor, floor_of(instance, objective)))
+    for schedule in greedy_schedules(instance):
+        best.take(schedule)
+    at_once = max(instance.arrival) == min(instance.arrival)
+    moves = int(min(limits.work * MOVES, MOST_MOVES))
+    if not best.optimal:
+        best.search(moves // 4, width=BEAM)
+    counts = at_once and objective is Objective.MAKESPAN
+    # Rough states are fewer; where they are few enough, exact ones may be. For counting they are soon too many.
+    few = len(instance) <= FEW or not counts
+    if not best.optimal and few and best.search(moves, rough=True) and not best.optimal:
+        best.search(moves)
+    if not best.optimal and counts:
+        best.count(limits)
+    elif not best.optimal:
+        best.step(limits)
+    status = Status.OPTIMAL if best.optimal else Status.FEASIBLE
+    return ScheduleSolution(status=status, value=best.value, bound=best.bound, schedule=best.schedule)
+
+
+class _Best:
+    """The best schedule and bound so far."""
+
+    def __init__(self, instance: ScheduleInstance, objective: Objective, floor: int) -> None:
+        self.instance, self.objective, self.floor = instance, objective, floor
+        self.schedule: Schedule = ()
+        self.value = -1
+
+    @property
+    def bound(self) -> int:
+        """Bounds come from integers rounded down, so one may be above a value by what rounding took."""
+        return min(self.floor, self.value)
+
+    @property
+    def optimal(self) -> bool:
+        return self.floor >= self.value
+
+    def take(self, schedule: Schedule) -> None:
+        """Keep it if it is better. Where a model is early its schedule can break a limit."""
+        with suppress(ValueError):
+            value = value_of(self.instance, schedule, self.objective)
+            if self.value < 0 or value < self.value:
+                self.value, self.schedule = value, schedule
+
+    def search(self, moves: int, *, width: int = 0, rough: bool = False) -> bool:
+        """Whether it came to its end."""
+        found = search(self.instance, self.objective, most=self.value, moves=moves, width=width, rough=rough)
+        self.floor = max(self.floor, found.bound)
+        if found.schedule is not None:
+            self.take(found.schedule)
+        return found.ended
+
+    def count(self, limits: Limits) -> None:
+        model = MakespanCpSat(self.instance, floor=self.floor, most=self.value)
+        if len(model.first) <= MOST_BINARIES:
+            self._run(model, limits)
+
+    def step(self, limits: Limits) -> None:
+        steps = most_steps(self.instance, self.objective, self.value)
+        if 2 * (steps + 1) * len(self.instance) <= MOST_BINARIES:
+            self._run(
+                ScheduleCpSat(self.instance, self.objective, steps=steps, floor=self.floor, most=self.value),
+                limits,
+            )
+
+    def _run(self, model: ScheduleCpSat | MakespanCpSat, limits: Limits) -> None:
+        model.hint(self.schedule)
+        status, solver = cpsat.run(model.model, limits)
+        assert status is not Status.INFEASIBLE, "the hint is in the class"
+        if isfinite(solver.best_objective_bound):
+            self.floor = max(self.floor, round(solver.best_objective_bound))
+        if status.has_solution:
+            self.take(model.schedule(solver))
