@@ -240,7 +240,7 @@ def fit_constants(
             widest = int(np.argmax(ratio))
             worst = free[widest]
             if ratio[widest] > WIDEST:
-                why = f"known only to +- {half[widest]:.2g}"
+                why = f"known only to +- {half[widest]:.2g} {CONSTANTS[worst].unit}"
             elif condition(fit) > COLLINEAR:
                 why = "other constants stand in for it"
             else:

@@ -270,6 +270,12 @@ def settings_of(flags: str, engine_name: str, engine: str, model: Model) -> Engi
     return replace(base, policy="vllm-v0", token_budget=budget or max(length, 2048))
 
 
+def eager_note(eager: bool) -> tuple[str, ...]:
+    """Of a server without CUDA graphs: no measured one is known whose constants could be told."""
+    words = "a server started with --enforce-eager has the constants of one with CUDA graphs: expect it to be slower"
+    return (words,) if eager else ()
+
+
 def text_of(path: Path) -> str:
     """The text of a file; InputError where there is none."""
     try:

@@ -30,6 +30,7 @@ from planner.measured import (
     Run,
     Told,
     device_of,
+    eager_note,
     engine_of,
     finished,
     formats_of,
@@ -93,6 +94,7 @@ def _is_run(path: Path) -> bool:
 
 # --- a campaign -------------------------------------------------------------------------------------------
 
+_EAGER = re.compile(r"enforce[-_]eager(?![ =]*false)", re.IGNORECASE)
 _ROW = ("model", "trace", "rate_req_s", "plan", "requests_csv")
 
 
@@ -129,7 +131,7 @@ def _campaign(folder: Path, told: Told) -> Iterator[Run]:
             settings=settings,
             trace=trace,
             mean_s=measured,
-            notes=(*guess, *notes, *dropped),
+            notes=(*guess, *notes, *dropped, *eager_note(_EAGER.search(row.get("flags", "")) is not None)),
         )  # fmt: skip
 
 
@@ -227,7 +229,7 @@ def _logged(folder: Path, told: Told) -> Run:
         mean_s=means_of(times, gaps),
         request_s=times | {"scheduled": scheduled - queued[0]},
         tables=folder / "profile" if (folder / "profile").is_dir() else None,
-        notes=(*guess, *notes),
+        notes=(*guess, *notes, *eager_note(started.get("enforce_eager") is True)),
     )  # fmt: skip
 
 

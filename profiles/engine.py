@@ -32,7 +32,7 @@ CONSTANTS = {
     "compute_scale": Constant(unit="times", low=0.75, high=2.0),
     "collective_scale": Constant(unit="times", low=0.5, high=3.0),
 }
-"""Ranges hold vLLM V0 and V1 (4.5 and 1.1 ms, 0.27 and 0 ms, 11.7 and 5 ms) with room for an engine four
+"""Ranges hold vLLM V0 and V1 (4.5 and 1.1 ms, 0.23 and 0 ms, 11.3 and 5 ms) with room for an engine four
 times as slow; scales reach from kernels a quarter faster than measured ones to links or kernels that lose most
 of what others get."""
 

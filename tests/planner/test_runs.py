@@ -59,6 +59,12 @@ def test_a_campaign_is_a_run_per_row(tmp_path):
     assert first.notes == ("1 requests without output left out",)
 
 
+def test_a_server_without_graphs_is_noted(tmp_path):
+    flags = ("--enforce-eager", "enforce_eager=False", "")
+    runs = read_runs([campaign(tmp_path, *(row(flags=each) for each in flags))], H100)
+    assert [any("--enforce-eager" in note for note in run.notes) for run in runs] == [True, False, False]
+
+
 def test_plan_words_of_a_whole_deployment_keep_their_replicas(tmp_path):
     run = one(campaign(tmp_path, row("2DP2PP2TP")))
     assert run.plan(model_of(run.model)).label == "dp=2 pp=2 tp=2"
