@@ -19,11 +19,12 @@ from planner.bounds import PlanBound, PlanBounds
 from planner.cache import folder_content
 from planner.deployable import deployable
 from planner.errors import NoFeasiblePlan, NoPlanInTime
+from planner.intervals import Intervals, intervals
 from planner.layouts import longest_of
 from planner.objective import OBJECTIVES, Objective
 from planner.placement import Placement, place
 from planner.question import Question, Slo
-from planner.ranking import PlanResult, SloResult, rank, rivals
+from planner.ranking import Metrics, PlanResult, SloResult, rank, rivals
 from planner.reach import Shortfall, shortfall
 from planner.shares import TraceStats
 from planner.slo import REQUEST_METRICS
@@ -35,11 +36,12 @@ from profiles.engine import load_engine
 from profiles.errors import InputError
 from profiles.fleet import Pool
 from profiles.memory import footprint
-from profiles.model import Model
+from profiles.model import Model, MoE
 from profiles.moved import AS_IT_IS, Moved
 from profiles.ops import Operations
 from profiles.plan import Plan
 from profiles.power import PowerModel
+from profiles.residuals import Kind
 from profiles.stepcost import PS, StepCost
 from simulator import metrics
 from simulator.engine import LONGEST_S, simulate
@@ -295,8 +297,21 @@ class Evaluator:
             provenance=outcome.provenance,
             wait_s=float(waits.mean() / PS) if served.any() else 0.0,
             memory=footprint(question.model, plan, step.kv_blocks, self.longest),
+            intervals=self._intervals(candidate, values, outcome),
         )
         return self.objective.score(value), result.acceptable, result
+
+    def _intervals(self, candidate: Candidate, values: Metrics, outcome: Outcome) -> Intervals:
+        """Of the means, by the errors of servers of this kind."""
+        question = self.question
+        kind = Kind(
+            device=question.fleet.pools[candidate.pool].device.name,
+            policy=candidate.plan.engine.policy,
+            experts=any(isinstance(block.ffn, MoE) for block in question.model.decoder.blocks),
+            modelled=outcome.provenance["modelled"] / (sum(outcome.provenance.values()) or 1.0),
+        )
+        last_s = float(question.trace.arrival_s[-1])
+        return intervals(values, last_s, self.compilers[candidate.pool].engine, kind)
 
     def lowest(self, candidates: Sequence[Candidate]) -> list[tuple[float, Candidate] | None]:
         """For each SLO what no scheduler of any plan gets below, and whose bound that is; None without a bound."""
@@ -582,13 +597,12 @@ def answer_of(
                 f"overloaded: {trace.rate_per_s:.3g} requests/s arrive, {served:.3g} are served; requests wait, and "
                 "would wait longer in a longer trace",
             ]
-    off = load_engine(question.engine).worst.get(evaluator.objective.error_of or "", 0.0)
-    if results and results[0].acceptable and (close := rivals(results, evaluator.objective, off)):
+    if results and results[0].acceptable and (close := rivals(results, evaluator.objective)):
         names = ", ".join(result.plan.label for result in close[:3]) + (", ..." if len(close) > 3 else "")
         notes = [
             *notes,
-            f"{names}: behind by less than the {off:.1%} that predictions were off at worst on measured servers "
-            "(docs/fidelity.md); measure before you rely on the order",
+            f"{names}: inside the interval of the best plan ({results[0].intervals.source}); measure before you rely "
+            "on the order (docs/fidelity.md)",
         ]
     if results and results[0].plan.replicas > 1:
         plan = results[0].plan

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planner.intervals import NONE, Intervals
 from planner.objective import Objective
 from planner.printable import quantity
 from profiles.memory import Footprint
@@ -49,6 +50,7 @@ class PlanResult:
     provenance: dict[str, float]
     wait_s: float
     memory: Footprint
+    intervals: Intervals = NONE
 
     @property
     def meets_slos(self) -> bool:
@@ -82,15 +84,27 @@ def rank(results: Sequence[PlanResult], objective: Objective) -> list[PlanResult
     )
 
 
-def rivals(results: Sequence[PlanResult], objective: Objective, off: float) -> list[PlanResult]:
-    """Best results of the layouts whose value is nearer to the first's than predictions are off (a share of
-    it): which of them is really best, measurements say."""
+def worst_measured(best: PlanResult, objective: Objective) -> float | None:
+    """The end of the interval of a result's value that is worse; None where its errors were not measured."""
+    error = best.intervals.errors.get(objective.error_of or "")
+    if error is None:
+        return None
+    share = 1 + min(error.low, 0.0)
+    return best.value * share if objective.maximize else best.value / share
+
+
+def rivals(results: Sequence[PlanResult], objective: Objective) -> list[PlanResult]:
+    """Best results of the layouts whose value lies inside the interval of the first's: which of them is really best,
+    measurements say."""
     best, seen = results[0], {results[0].plan.label}
+    limit = worst_measured(best, objective)
+    if limit is None:
+        return []
     close = []
     for result in results[1:]:
         if result.acceptable and result.plan.label not in seen:
             seen.add(result.plan.label)
-            if abs(result.value - best.value) < off * abs(best.value):
+            if objective.score(result.value) < objective.score(limit):
                 close.append(result)
     return close
 

@@ -64,6 +64,7 @@ def result_dict(result: PlanResult, rank: int) -> dict[str, Any]:
         "pool": result.pool,
         "device": result.device,
         "metrics": {k: _finite(v) for k, v in result.metrics.items()},
+        "intervals": {k: dataclasses.asdict(v) for k, v in result.intervals.of.items()},
         "value": _finite(result.value),
         "bound": _finite(result.bound),
         "bound_name": result.bound_name,
@@ -284,7 +285,7 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
     yield "objective", f"{value}; no scheduler gets this plan {side} {limit} ({best.bound_name})"
     for name, key in (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2e")):
         values = ", ".join(
-            f"{label} {quantity(m[f'{key}_{field}_s'], 's')}"
+            f"{label} {quantity(m[f'{key}_{field}_s'], 's')}{best.intervals.words(f'{key}_{field}_s')}"
             for label, field in (("mean", "mean"), ("p50", "p50"), ("p95", "p95"), ("p99", "p99"))
         )
         yield name, values
@@ -327,6 +328,8 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
         for note in notes:
             yield "", note
         yield "runs on", ", ".join(best.deployable) or f"no engine today ({engine} shown)"
+    if best.intervals.of:
+        yield "in brackets", f"where nine of ten were measured: {best.intervals.source} (docs/fidelity.md)"
     shares = ", ".join(f"{share}% {name}" for name, share in percentages(best.provenance).items() if share)
     yield "profile", f"{shares or 'nothing'} (share of predicted time); {answer.profile_text}"
 

@@ -1,6 +1,7 @@
 """Steady state on other machines: the closed-loop runs that ``aiconfigurator-core`` ships, replayed.
 
-    python -m tests.benchmarks.steady [--rows 300] [--seed 0] [--operations engine|vllm|none]
+    python -m tests.benchmarks.steady [--rows 300] [--seed 0] [--operations engine|vllm|none] [--picture FILE]
+    python -m tests.benchmarks.steady --write-residuals    # all rows, by tables and by the roofline: five minutes
 
 Data: ``systems/silicon_sample.csv`` in the installed package, read where it is: mean TTFT and TPOT of
 aggregated servers that keep ``silicon_concurrency`` requests going: the n-th is sent when the
@@ -40,6 +41,7 @@ from profiles.silicon import Silicon
 from profiles.stepcost import PS
 from simulator.engine import simulate
 from simulator.outcome import Outcome
+from tests.benchmarks import steady_picture, steady_residuals
 from tests.benchmarks.steady_servers import Started, started
 from traces.trace import Trace
 
@@ -486,6 +488,32 @@ def table(results: list[Result]) -> str:
     return "\n".join([*lines, "each: median absolute; in the left half then the median signed error"])
 
 
+def picture(results: list[Result]) -> str:
+    """Ratios of predicted to measured, ours and theirs, of rows that both answer: an SVG."""
+    both = [r for r in results if r.theirs]
+    groups = {"all": both}
+    for key in (GROUPS["device"], GROUPS["engine"], GROUPS["experts"]):
+        groups |= {
+            name: [r for r in both if key(r.row) == name] for name in sorted({key(r.row) for r in both})
+        }
+    panels = {}
+    for i, metric in enumerate(("TTFT", "TPOT")):
+        panels[metric] = {name: (1 + off(rs)[i], 1 + off(rs, theirs=True)[i]) for name, rs in groups.items()}
+    return steady_picture.svg(panels)
+
+
+def write_residuals(rows: list[Row], seed: int) -> None:
+    """Of all rows, by the tables and by the roofline, as ``profiles/residuals.json``."""
+    found = []
+    for operations, times in (("engine", "tables"), ("none", "roofline")):
+        results, dropped = run(rows, Replays(operations), seed)
+        print(f"{times}: {len(results)} servers, {sum(dropped.values())} dropped")
+        servers = [steady_residuals.seen(r, DEVICES[r.row.system]) for r in results]
+        found += steady_residuals.groups(servers, times)
+    source = f"silicon_sample.csv of aiconfigurator-core 0.12, replayed by tests/benchmarks/steady.py (seed {seed})"
+    steady_residuals.write(found, source)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=300)
@@ -494,11 +522,16 @@ def main() -> None:
     parser.add_argument("--host", default="vllm-v1", help="engine profile of host overheads")
     parser.add_argument("--worst", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help="SVG of predicted / measured by group")
+    parser.add_argument("--write-residuals", action="store_true")
     asked = parser.parse_args()
     path = sample_file()
     if path is None:
         sys.exit("aiconfigurator-core is not installed: nothing to replay")
     rows, dropped = read_rows(path)
+    if asked.write_residuals:
+        write_residuals(rows, asked.seed)
+        return
     sample = stratified(rows, asked.rows, asked.seed)
     results, more = run(sample, Replays(asked.operations, asked.host), asked.seed, Theirs())
     print(
@@ -514,6 +547,8 @@ def main() -> None:
             pair = ((r.ttft_s, r.row.ttft_s), (r.tpot_s, r.row.tpot_s))[i]
             print(f"{name} {pair[0] * 1e3:9.1f} for {pair[1] * 1e3:9.1f} ms  {r.row.id} [{r.row.plan.label}]")
     print(SHAPES)
+    if asked.picture:
+        asked.picture.write_text(picture(results), encoding="utf-8")
     if asked.json:
         asked.json.write_text(json.dumps([asdict(r) for r in results], default=str, indent=1))
 

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from planner.fidelity import validate
 from planner.pipeline import optimize
 from planner.question import Question
+from planner.runs import Told, read_runs
+from profiles.engine import load_engine
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
+from profiles.residuals import Kind, residuals_of
 from traces.read import read_trace
 
 SHARED = Path(os.environ.get("ZENITH_SHARED", Path(__file__).parents[2].parent / "shared"))
@@ -53,3 +57,34 @@ def test_an_hour_of_real_conversations_is_certified(objective):
     assert certified.results[0].value == exhaustive.results[0].value
     assert certified.results[0].plan == exhaustive.results[0].plan
     assert all(r.metrics["rejected"] == 0 for r in certified.results[:1])
+
+
+MEASURED = SHARED / "measured"
+
+
+@pytest.mark.parametrize("silicon", [True, False])
+@pytest.mark.parametrize(
+    ("runs", "device", "engine"),
+    [
+        ("vllm_llama70b_h100", "h100-sxm-80gb", "vllm-v0"),
+        ("vllm_llama8b_rtxpro6000", "rtx-pro-6000-96gb", "vllm-v1"),
+    ],
+)
+def test_nine_of_ten_measured_means_lie_inside_the_intervals(runs, device, engine, silicon):
+    """Residuals are of servers left out of the fit, or of other servers."""
+    if not (MEASURED / runs).is_dir():
+        pytest.skip(f"no {MEASURED / runs}")
+    if silicon:
+        pytest.importorskip("aiconfigurator_core", reason="measured tables are an extra")
+    found = validate(read_runs([MEASURED / runs], Told(device=device)), silicon=silicon)
+    kind = Kind(device=device, policy="vllm-v1", experts=False, modelled=float(not silicon))
+    known = residuals_of(load_engine(engine), kind)
+    assert known is not None
+    for metric in ("ttft", "itl", "e2e"):
+        residual = known.residuals[metric]
+        inside = [
+            low <= run.measured_s[metric] <= high
+            for run in found.runs
+            for low, high in (residual.interval(run.predicted_s[metric]),)
+        ]
+        assert sum(inside) >= 0.9 * len(inside)

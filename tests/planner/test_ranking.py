@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.intervals import Intervals
 from planner.objective import OBJECTIVES
-from planner.ranking import PlanResult, SloResult, pareto, rank, rivals, why_lost
+from planner.ranking import PlanResult, SloResult, pareto, rank, rivals, why_lost, worst_measured
+from profiles.engine import Residual
 from profiles.memory import Footprint
 from profiles.plan import Plan
 
@@ -64,7 +66,12 @@ def test_the_reason_names_what_differs_most(loser, words):
     assert why_lost(loser, result(5.0), LATENCY) == words
 
 
-def test_rivals_are_the_other_layouts_that_predictions_cannot_tell_from_the_first():
+def uncertain(found: PlanResult, low: float) -> PlanResult:
+    """With errors of E2E from ``low`` on."""
+    return replace(found, intervals=Intervals(of={}, errors={"e2e": Residual(low=low, high=0.3)}))
+
+
+def test_rivals_are_the_other_layouts_inside_the_interval_of_the_first():
     best, twin = (
         result(100.0),
         replace(result(101.0), plan=Plan(replicas=1, layers_per_stage=(2,), clock_mhz=900)),
@@ -72,6 +79,13 @@ def test_rivals_are_the_other_layouts_that_predictions_cannot_tell_from_the_firs
     near, again = (replace(result(v), plan=Plan(replicas=2, layers_per_stage=(2,))) for v in (104.0, 104.5))
     far = replace(result(106.0), plan=Plan(replicas=3, layers_per_stage=(2,)))
     breaks = replace(result(101.0, slo_s=2.0), plan=Plan(replicas=4, layers_per_stage=(2,)))
-    assert rivals([best, twin, near, again, far, breaks], LATENCY, 0.05) == [near]
-    assert rivals([best, near], LATENCY, 0.04) == rivals([best, near], LATENCY, 0.0) == []
-    assert rivals([near, best], THROUGHPUT, 0.05) == [best]
+    fifth = uncertain(best, 1 / 1.05 - 1)  # measured up to 105
+    assert rivals([fifth, twin, near, again, far, breaks], LATENCY) == [near]
+    assert (
+        rivals([uncertain(best, 1 / 1.03 - 1), near], LATENCY)
+        == rivals([uncertain(best, 0.1), near], LATENCY)
+        == []
+    )
+    assert rivals([best, near], LATENCY) == rivals([fifth, near], OBJECTIVES["energy"]) == []
+    assert rivals([uncertain(near, -0.05), best], THROUGHPUT) == [best]
+    assert worst_measured(fifth, LATENCY) == pytest.approx(105) and worst_measured(best, LATENCY) is None

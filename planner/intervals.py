@@ -1,0 +1,85 @@
+"""Between which values predicted times are expected to be measured.
+
+A time is predicted as ``t``; servers of its kind were measured at ``t / (1 + error)`` with errors between two
+quantiles (``profiles.residuals``). Means alone have intervals: of percentiles no error was measured. Arrivals are
+what they are, so of a makespan only what comes after the last arrival is uncertain, as E2E is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from planner.printable import quantity
+from profiles.engine import EngineProfile, Residual
+from profiles.residuals import Kind, residuals_of
+
+METRICS = ("ttft", "tpot", "itl", "e2e")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """Seconds, ``low`` <= ``high``; ``source`` says which servers it is made of."""
+
+    low: float
+    high: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervals:
+    """Of one plan: metric of ``simulator.metrics`` -> interval; ``errors``: ttft, tpot, itl, e2e -> quantiles."""
+
+    of: Mapping[str, Interval]
+    errors: Mapping[str, Residual]
+
+    def words(self, metric: str) -> str:
+        """In brackets after a value, nothing where it has no interval."""
+        found = self.of.get(metric)
+        return f" ({between(found.low, found.high)})" if found else ""
+
+    @property
+    def source(self) -> str:
+        return next((interval.source for interval in self.of.values()), "")
+
+
+NONE = Intervals(of={}, errors={})
+
+
+def intervals(
+    metrics: Mapping[str, float | None], arrivals_s: float, engine: EngineProfile, kind: Kind
+) -> Intervals:
+    """Of the means among the metrics; none where nothing was measured with such an engine.
+
+    Parameters
+    ----------
+    metrics
+        As ``simulator.metrics.summary`` has them.
+    arrivals_s
+        Of the last request.
+    """
+    found = residuals_of(engine, kind)
+    if found is None:
+        return NONE
+    of = {}
+    for name in METRICS:
+        value = metrics.get(f"{name}_mean_s")
+        if name in found.residuals and value is not None:
+            low, high = found.residuals[name].interval(value)
+            of[f"{name}_mean_s"] = Interval(low=low, high=high, source=found.source)
+    makespan = metrics.get("makespan_s")
+    if "e2e" in found.residuals and makespan is not None:
+        low, high = found.residuals["e2e"].interval(max(makespan - arrivals_s, 0.0))
+        of["makespan_s"] = Interval(low=arrivals_s + low, high=arrivals_s + high, source=found.source)
+    return Intervals(of=of, errors=dict(found.residuals))
+
+
+def between(low: float, high: float) -> str:
+    """Two times, their unit said once where it is one.
+
+    Examples
+    --------
+    >>> between(0.0143, 0.0221), between(0.98, 1.234), between(3.55, 3.91)
+    ('14.3-22.1 ms', '980 ms-1.23 s', '3.55-3.91 s')
+    """
+    first, last = quantity(low, "s"), quantity(high, "s")
+    number, unit = first.rsplit(" ", 1)
+    return f"{number if last.endswith(' ' + unit) else first}-{last}"

@@ -1,0 +1,88 @@
+"""Intervals hold what was measured exactly where its error lies between the quantiles, and come with every plan."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.intervals import between, intervals
+from planner.pipeline import optimize
+from planner.question import Question
+from planner.report import answer_dict, to_text
+from profiles.engine import EngineProfile, Residual, load_engine
+from profiles.fleet import homogeneous
+from profiles.huggingface import load_model
+from profiles.residuals import Kind
+from traces.trace import Trace
+
+KIND = Kind(device="h100-sxm-80gb", policy="vllm-v1", experts=False, modelled=0.0)
+
+
+def engine(low, high):
+    residuals = dict.fromkeys(("ttft", "itl", "e2e"), Residual(low=low, high=high))
+    return EngineProfile(
+        name="mine", iteration_s=0, sequence_s=0, prefill_s=0, source="", error="", residuals=residuals,
+        residuals_of="my runs",
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=80, derandomize=True)
+@given(
+    predicted=st.floats(1e-3, 1e3),
+    measured=st.floats(1e-3, 1e3),
+    low=st.floats(-0.9, 0.0),
+    high=st.floats(0.0, 5.0),
+)
+def test_a_measurement_is_inside_where_its_error_is(predicted, measured, low, high):
+    error = predicted / measured - 1
+    found = intervals({"e2e_mean_s": predicted}, 0.0, engine(low, high), KIND).of["e2e_mean_s"]
+    if min(abs(error - low), abs(error - high)) > 1e-9:
+        assert (found.low <= measured <= found.high) == (low <= error <= high)
+    assert found.low <= predicted <= found.high and found.source == "my runs"
+
+
+def test_arrivals_are_certain():
+    metrics = {"makespan_s": 12.0, "ttft_mean_s": 1.0, "tpot_mean_s": None}
+    found = intervals(metrics, 10.0, engine(-0.5, 1.0), KIND).of
+    assert (found["makespan_s"].low, found["makespan_s"].high) == (11.0, 14.0)
+    assert set(found) == {"makespan_s", "ttft_mean_s"}
+    assert intervals({"makespan_s": 5.0}, 10.0, engine(-0.5, 1.0), KIND).of["makespan_s"].high == 10.0
+
+
+def test_of_an_engine_that_was_never_measured_nothing_is_said():
+    assert not intervals({"e2e_mean_s": 1.0}, 0.0, load_engine("none"), KIND).of
+
+
+def test_the_unit_is_said_once_where_it_is_one():
+    assert between(0.001, 0.002) == "1-2 ms" and between(0.5, 2.0) == "500 ms-2.00 s"
+
+
+@pytest.fixture(scope="module")
+def answer():
+    generator = np.random.default_rng(0)
+    trace = Trace(
+        arrival_s=np.sort(generator.uniform(0, 20, 30)),
+        prompt_tokens=generator.integers(50, 500, 30),
+        output_tokens=generator.integers(5, 100, 30),
+    )
+    return optimize(
+        Question(model=load_model("llama-3.1-8b"), fleet=homogeneous("l40s", gpus=2), trace=trace),
+        silicon=False,
+    )
+
+
+def test_every_plan_of_an_answer_has_them(answer):
+    for plan in answer_dict(answer)["plans"]:
+        assert set(plan["intervals"]) == {
+            "ttft_mean_s", "tpot_mean_s", "itl_mean_s", "e2e_mean_s", "makespan_s",
+        }  # fmt: skip
+        for name, interval in plan["intervals"].items():
+            assert interval["low"] <= plan["metrics"][name] <= interval["high"]
+            assert "roofline" in interval["source"]
+
+
+def test_a_person_sees_them(answer):
+    best = answer.results[0]
+    text = to_text(answer)
+    assert f"({between(best.intervals.of['e2e_mean_s'].low, best.intervals.of['e2e_mean_s'].high)})" in text
+    assert "in brackets" in text and all(len(line) <= 80 for line in text.splitlines())
