@@ -120,7 +120,7 @@ def bound_report(
         )
     trace, best = question.trace, None
     if limits is not None:
-        if reason := why_not(plan, len(trace), objective):
+        if reason := why_not(plan, objective):
             notes.append(f"not solved exactly: {reason}")
         else:
             progress("solving exactly")

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 Options = Mapping[str, Any]
 
-EXACT_WORK = 10.0
-"""What ``zenith bound --exact`` may take, in CP-SAT's deterministic seconds: the answer is the same everywhere."""
+EXACT_WORK = 30.0
+"""What ``zenith bound --exact`` may take, in deterministic seconds: the answer is the same everywhere. About a minute
+on two cores."""
+
+EXACT_WORKERS = 8
+"""Strategies of CP-SAT that take turns, whatever the cores."""
 
 _SEARCH_FLAGS = ("fix", "forbid", "formats", "deployable-on")
 
@@ -293,7 +297,7 @@ def bound(options: Options, *, progress: Progress) -> Reply:
     if options["all_plans"] and single:
         raise InputError(f"{' and '.join(single)}: for one plan, which --plan names, not for --all-plans")
     vary = [bound_curve.parse_vary(text) for text in options["vary"]]
-    limits = Limits(time_s=600.0, work=EXACT_WORK) if options["exact"] else None
+    limits = Limits(time_s=600.0, work=EXACT_WORK, workers=EXACT_WORKERS) if options["exact"] else None
     window_s = bound_report.parse_window(options["window"]) if options["window"] else None
     unasked = {"preemption": "recompute", "queue": "fcfs", "seed": 0, "as_csv": False}
     searched = objective if objective in OBJECTIVES else "latency"

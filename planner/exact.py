@@ -1,11 +1,13 @@
-"""The best schedule of the unison class for a small window, proven by CP-SAT.
+"""The best schedule of the unison class for a small window, and what is proven of it.
 
 ``formulations.schedule`` states the class in integers. Here its costs are made from the tables of one replica so that
-no iteration takes less than they say (lines and planes below tables, rounded down), so what CP-SAT proves holds for
-the tables; and its schedules are run on the tables themselves, iteration by iteration, so the value is theirs.
+no iteration takes less than they say (lines and planes below tables, rounded down), so what is proven holds for
+the tables; and its schedules are run by the simulator (``simulator.explicit``), so the value is theirs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,15 +16,18 @@ from formulations.problem import Limits
 from formulations.schedule import BatchCost, Objective, Schedule, ScheduleInstance, greedy_schedules
 from formulations.schedule_best import solve
 from planner.shares import SAFE, TraceStats
-from profiles.plan import Plan
+from profiles.plan import POLICIES, Plan
 from profiles.stepcost import PS, StepCost
+from simulator.engine import simulate
+from simulator.explicit import Iteration, simulate_schedule
+from simulator.outcome import Outcome
 from traces.trace import Trace
 
 OBJECTIVES = {"makespan": Objective.MAKESPAN, "latency": Objective.E2E, "ttft": Objective.TTFT}
-"""Those of the report that CP-SAT knows."""
+"""Those of the report that have an exact model."""
 
 MOST_REQUESTS = 60
-"""Windows that are tried at all."""
+"""Above this a minute proves nothing beyond the relaxations: policies of engines are the schedules then."""
 
 RESOLUTION = 10**11
 """Units of the integer model in the time that the trace takes one request after another."""
@@ -55,22 +60,21 @@ def exact(
     ValueError
         Where ``why_not`` has a reason.
     """
-    if reason := why_not(plan, len(trace), objective):
+    if reason := why_not(plan, objective):
         raise ValueError(reason)
     instance, unit = instance_of(step, plan, trace)
-    found = solve(instance, OBJECTIVES[objective], limits)
-    stats = TraceStats(trace)
-    count = 1 if objective == "makespan" else len(trace)
-    arrived = int(stats.arrival[0]) if count == 1 else sum(map(int, stats.arrival))
-
-    def ends(schedule: Schedule) -> int:
-        first, last = run(step, stats, schedule)
-        return max(last) if objective == "makespan" else sum(last if objective == "latency" else first)
-
-    # The tables may prefer another schedule than the integers below them.
-    value = min(map(ends, [found.schedule, *greedy_schedules(instance)]))
-    value_s = (value - arrived) / count / PS
-    bound_s = max((found.bound * unit - arrived) * SAFE / count / PS, floor_s)
+    bound_s, outcomes = floor_s, list[Outcome]()
+    if len(trace) <= MOST_REQUESTS:
+        found = solve(instance, OBJECTIVES[objective], limits)
+        arrivals = list(map(int, TraceStats(trace).arrival))
+        count, arrived = (1, arrivals[0]) if objective == "makespan" else (len(trace), sum(arrivals))
+        bound_s = max(bound_s, (found.bound * unit - arrived) * SAFE / count / PS)
+        # The tables may prefer another schedule than the integers below them.
+        outcomes += run(step, plan, trace, [found.schedule, *greedy_schedules(instance)])
+    outcomes += policies(step, plan, trace)
+    if not outcomes:
+        outcomes += run(step, plan, trace, greedy_schedules(instance)[:1])
+    value_s = min(seconds(outcome, objective) for outcome in outcomes)
     return Exact(
         optimal=value_s <= bound_s * (1 + 1e-6),
         value=value_s,
@@ -80,14 +84,32 @@ def exact(
     )
 
 
-def why_not(plan: Plan, requests: int, objective: str) -> str:
+def seconds(outcome: Outcome, objective: str) -> float:
+    """The objective of an outcome that serves everybody."""
+    if objective == "makespan":
+        return (outcome.end_ps - int(outcome.arrival_ps[0])) / PS
+    ends = outcome.finish_ps if objective == "latency" else outcome.first_token_ps
+    return (sum(map(int, ends)) - sum(map(int, outcome.arrival_ps))) / len(ends) / PS
+
+
+def policies(step: StepCost, plan: Plan, trace: Trace) -> list[Outcome]:
+    """What policies of engines do that stay in the class: nobody is preempted or rejected."""
+    found = []
+    for policy in POLICIES:
+        engine = replace(plan.engine, policy=policy)
+        with suppress(ValueError):  # whole prompts beyond the tables
+            outcome = simulate(trace, step, engine)
+            if not outcome.rejected and not outcome.preemptions.any():
+                found.append(outcome)
+    return found
+
+
+def why_not(plan: Plan, objective: str) -> str:
     """Why there is no exact model, empty where there is one."""
     if plan.replicas * plan.stages * plan.attn_dp > 1:
         return f"the exact model knows one replica of one stage and attention rank, not {plan.label}"
     if objective not in OBJECTIVES:
         return f"there is no exact model of {objective}, only of {', '.join(OBJECTIVES)}"
-    if requests > MOST_REQUESTS:
-        return f"{requests} requests are too many for the exact model, which takes {MOST_REQUESTS} (--window)"
     return ""
 
 
@@ -139,28 +161,29 @@ def instance_of(step: StepCost, plan: Plan, trace: Trace) -> tuple[ScheduleInsta
     ), unit  # fmt: skip
 
 
-def run(step: StepCost, stats: TraceStats, schedule: Schedule) -> tuple[list[int], list[int]]:
-    """Times in ps of first and last tokens when the tables say how long an iteration takes."""
-    n, clock = len(stats), 0
-    done, emitted, first, last = [0] * n, [0] * n, [-1] * n, [-1] * n
-    slope, value = step.decode_slope_ps[0], step.decode_value_ps[0]
+def run(step: StepCost, plan: Plan, trace: Trace, schedules: Iterable[Schedule]) -> list[Outcome]:
+    """The schedules on the tables, as the simulator runs them. Memory is counted in tokens."""
+    size = plan.engine.block_size
+    longest = int((trace.prompt_tokens + trace.output_tokens).max()) - 1
+    roomy = replace(step, kv_blocks=max(step.kv_blocks, -(-longest // size)))
+    return [
+        simulate_schedule(trace, roomy, explicit(trace, schedule), block_size=size) for schedule in schedules
+    ]
+
+
+def explicit(trace: Trace, schedule: Schedule) -> list[Iteration]:
+    """Who decodes in every iteration."""
+    left = [int(p) for p in trace.prompt_tokens]
+    due = [int(o) for o in trace.output_tokens]
+    running: list[int] = []
+    found = []
     for iteration in schedule:
-        going = [i for i in range(n) if iteration.decodes and 0 < emitted[i] < stats.output[i]]
-        new = len(going) + sum(c for _, c in iteration.chunks)
-        clock = max([clock, *(int(stats.arrival[i]) for i, _ in iteration.chunks)])
-        clock += int(step.local_ps[0, new] + step.shared_ps[0, new])
-        clock += int(step.head_ps[len(going) + len(iteration.chunks)])
-        if going:
-            batch, read = len(going), sum(int(stats.prompt[i]) + emitted[i] for i in going)
-            j = int(np.searchsorted(batch * step.knots, read, side="right")) - 1
-            clock += int(value[batch, j] + slope[batch, j] * (read - batch * step.knots[j]))
-        pairs = step.prefill_ps[0]
-        clock += int(step.prefill_launch_ps[0]) * bool(iteration.chunks)
+        decodes = tuple(running) if iteration.decodes else ()
+        found.append(Iteration(decodes=decodes, chunks=iteration.chunks))
         for i, c in iteration.chunks:
-            clock += max(int(pairs[c]), int(pairs[done[i] + c] - pairs[done[i]]))
-            done[i] += c
-        for i in [*going, *(i for i, _ in iteration.chunks if done[i] == stats.prompt[i])]:
-            emitted[i] += 1
-            first[i] = clock if first[i] < 0 else first[i]
-            last[i] = clock
-    return first, last
+            left[i] -= c
+        complete = [i for i, _ in iteration.chunks if not left[i]]
+        for i in (*decodes, *complete):
+            due[i] -= 1
+        running = [i for i in (*running, *complete) if due[i]]
+    return found

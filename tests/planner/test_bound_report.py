@@ -231,7 +231,7 @@ def test_exact_is_between_the_bound_and_the_best(crowd):
     assert "exact " in bound_text.to_text(report)
     assert json.loads(bound_text.to_json(report))["exact"]["bound"] == report.exact.bound
     large = bound_report(asked(crowd), plan(), "latency", limits=limits, silicon=False)
-    assert large.exact is None and "120 requests are too many" in large.notes[0]
+    assert large.bound.value <= large.exact.bound <= large.exact.value and not large.exact.optimal
 
 
 @settings(deadline=None, max_examples=25, derandomize=True)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from formulations.problem import Limits
-from formulations.schedule import Iteration, greedy_schedules, replay
+from formulations.schedule import greedy_schedules, replay
 from planner.bounds import plan_bound
 from planner.exact import OBJECTIVES, exact, instance_of, run, why_not
-from planner.shares import TraceStats
 from profiles.plan import POLICIES, EngineSettings, Plan
 from profiles.stepcost import PS
 from simulator.engine import simulate
@@ -73,24 +72,6 @@ def test_bound_optimum_heuristics(objective, make):
     assert proven >= 5
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_the_simulator_and_the_run_of_a_schedule_agree(seed):
-    """What vLLM V0 does with a burst that fits: prompts as the budget allows, then decodes of all."""
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(1, 5))
-    prompt, output = rng.integers(1, 9, n), rng.integers(1, 6, n)
-    step = random_step(rng, max_seqs=n, max_tokens=80, max_length=30, kv_blocks=200)
-    trace = trace_of(np.zeros(n, int), prompt, output)
-    engine = EngineSettings(policy="vllm-v0", block_size=1, max_seqs=n, token_budget=80, watermark=0.0)
-    chunks = tuple((i, int(p)) for i, p in enumerate(prompt))
-    schedule = (Iteration(decodes=False, chunks=chunks),) + (Iteration(decodes=True, chunks=()),) * int(
-        output.max() - 1
-    )
-    first, last = run(step, TraceStats(trace), schedule)
-    outcome = simulate(trace, step, engine)
-    assert first == outcome.first_token_ps.tolist() and last == outcome.finish_ps.tolist()
-
-
 def test_integers_say_what_affine_tables_say():
     """So a schedule's times are the same in both, or a little less where a line below was chosen for others."""
     for seed in range(20):
@@ -102,14 +83,30 @@ def test_integers_say_what_affine_tables_say():
         instance, unit = instance_of(step, plan, trace)
         for schedule in greedy_schedules(instance):
             first, last = replay(instance, schedule)
-            times = run(step, TraceStats(trace), schedule)
+            outcome = run(step, plan, trace, [schedule])[0]
+            times = outcome.first_token_ps, outcome.finish_ps
             assert np.all(np.array([first, last]) * unit <= times)
             assert np.allclose(np.array([first, last]) * unit, times, rtol=1e-3)
 
 
 def test_what_cannot_be_solved_is_said():
     plan = Plan(layers_per_stage=(1,))
-    assert not why_not(plan, 5, "latency")
-    assert "energy" in why_not(plan, 5, "energy")
-    assert "100 requests" in why_not(plan, 100, "latency")
-    assert "dp=2" in why_not(replace(plan, replicas=2), 5, "latency")
+    assert not why_not(plan, "latency")
+    assert "energy" in why_not(plan, "energy")
+    assert "dp=2" in why_not(replace(plan, replicas=2), "latency")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_large_windows_have_a_bound_and_a_schedule(objective):
+    n = 80
+    step = affine_step(max_seqs=8, max_tokens=200, max_length=40, kv_blocks=500)
+    engine = EngineSettings(block_size=1, max_seqs=8, token_budget=64, watermark=0.0)
+    plan = Plan(layers_per_stage=(1,), engine=engine)
+    trace = trace_of(np.arange(n) * 10**7, np.arange(n) % 9 + 1, np.arange(n) % 5 + 1)
+    floor_s = plan_bound(step, plan, trace, objective).value
+    found = exact(step, plan, trace, objective, LIMITS, floor_s=floor_s)
+    assert found.bound == floor_s < found.value and not found.optimal
+    best = min(
+        values(simulate(trace, step, replace(engine, policy=policy)))[objective] for policy in POLICIES
+    )
+    assert found.value == pytest.approx(best, rel=1e-12)
