@@ -13,7 +13,7 @@ from planner.bounds import PlanBounds, TraceStats
 from planner.errors import NoFeasiblePlan
 from planner.pipeline import Candidate, Evaluator, candidates_of, optimize
 from planner.question import Question
-from planner.rules import LIMITS, affordable
+from planner.rules import LIMITS, affordable, limits_of, raised
 from planner.slo import parse_slo, power_limit
 from planner.space import possible
 from planner.store import Store
@@ -168,6 +168,17 @@ def test_what_n_devices_cost_pays_for_n(cents, count):
     price = cents / 100
     assert affordable(round(price * count, 2), price) == count
     assert affordable(round(price * count - 0.01, 2) or 0.001, price) < count
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(price=st.floats(0.01, 9).map(lambda x: round(x, 4)), devices=st.integers(1, 16))
+def test_a_raised_limit_just_allows_its_devices(price, devices):
+    pool = dataclasses.replace(MIXED.pools[0], price_usd_per_device_hour=price)
+    asked = dataclasses.replace(ASKED, fleet=Fleet(pools=(pool,)), max_usd_per_hour=0.01, max_gpus=1)
+    for name in LIMITS:
+        words, more = raised(asked, name, pool, devices)
+        assert words.startswith(LIMITS[name]) and limits_of(more, pool)[name] >= devices
+    assert more.max_usd_per_hour < price * devices + 0.01
 
 
 def test_mistakes_are_one_line():
