@@ -7,7 +7,7 @@ from planner.page import Element, figure, folded, node, pairs, section, table
 from planner.printable import quantity
 from planner.sensitivity import Sensitivity, Worth
 from planner.sensitivity_text import change_text, stability_rows
-from planner.stability import Stability
+from planner.stability import Stability, name_of
 from profiles.stepcost import PROVENANCE
 
 
@@ -48,8 +48,7 @@ def _said(worth: Worth) -> str:
 
 
 def _stability(found: Sensitivity, stable: Stability) -> Element:
-    winner = found.answer.results[0].plan
-    counts = [(f"{winner.label} budget={winner.engine.token_budget}", stable.wins), *stable.others]
+    counts = [(name_of(found.answer.results[0]), stable.wins), *stable.others]
     if stable.none_holds:
         counts.append(("no plan holds", stable.none_holds))
     drawn = figures.draw(

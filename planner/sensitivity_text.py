@@ -13,7 +13,7 @@ from planner.overthrow import Overthrow
 from planner.printable import printable, quantity
 from planner.report import WIDTH, answer_dict, percentages, plan_dict
 from planner.sensitivity import Sensitivity, Worth
-from planner.stability import Stability
+from planner.stability import Stability, name_of
 from profiles.stepcost import PROVENANCE
 
 NAME = 13
@@ -118,7 +118,7 @@ def stability_rows(found: Sensitivity, stable: Stability) -> Iterator[tuple[str,
     """What is said of the ranking, for the terminal and the page. An empty name continues the one before."""
     goal, best = found.answer.objective, found.answer.results[0]
     yield "draws", f"{stable.draws} perturbed profiles, seed {stable.seed}"
-    yield "wins", f"{best.plan.label} in {stable.wins} of {stable.draws}, its layout in {stable.layout_wins}"
+    yield "wins", f"{name_of(best)} in {stable.wins} of {stable.draws}, its layout in {stable.layout_wins}"
     if stable.others:
         yield "", "else " + ", ".join(f"{name} in {count}" for name, count in stable.others[:4])
     if stable.none_holds:
