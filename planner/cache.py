@@ -181,6 +181,7 @@ def _classes() -> dict[str, type[Any]]:
     """What a file may hold besides numbers, text and arrays."""
     from planner.binding import Binding
     from planner.bounds import PlanBound
+    from planner.errors import Clash
     from planner.pipeline import Candidate
     from planner.placement import Placement
     from profiles.plan import EngineSettings, Plan
@@ -191,6 +192,7 @@ def _classes() -> dict[str, type[Any]]:
         AttentionWork,
         Binding,
         Candidate,
+        Clash,
         EngineSettings,
         Outcome,
         Placement,

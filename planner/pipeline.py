@@ -18,7 +18,7 @@ from planner.binding import Binding, binding_of
 from planner.bounds import PlanBound, PlanBounds
 from planner.cache import folder_content
 from planner.deployable import deployable
-from planner.errors import NoFeasiblePlan, NoPlanInTime
+from planner.errors import Clash, NoFeasiblePlan, NoPlanInTime
 from planner.intervals import Intervals, intervals
 from planner.layouts import longest_of
 from planner.objective import OBJECTIVES, Objective
@@ -29,7 +29,15 @@ from planner.reach import Shortfall, shortfall
 from planner.shares import TraceStats
 from planner.slo import REQUEST_METRICS
 from planner.space import plans_of
-from planner.store import Store, array_bytes, content, space_content, trace_content, without_tables
+from planner.store import (
+    Store,
+    array_bytes,
+    content,
+    lengths_content,
+    space_content,
+    trace_content,
+    without_tables,
+)
 from planner.verify import Bounded, Certificate, verify
 from profiles.compile import Compiler
 from profiles.engine import load_engine
@@ -394,22 +402,35 @@ def check_clocks(pool: Pool, clocks: Iterable[int]) -> None:
 def candidates_of(
     question: Question, store: Store | None = None, *, ways_out: bool = True
 ) -> list[Candidate]:
-    """Every feasible plan of every pool, placed; enumerated once for all questions of a store.
+    """Every feasible plan of every pool, placed; enumerated, or explained, once for all questions of a store.
 
     Raises
     ------
     NoFeasiblePlan
         When no pool has one: the reasons of each, and unless ``ways_out`` is off what would do.
     """
-    if store is not None:
-        return store.get(
-            "plan space",
-            space_content(question),
-            lambda: candidates_of(question, ways_out=ways_out),
-            lasting=True,
-        )
-    found: list[Candidate] = []
+    store = store or Store(most_bytes=0)
     errors: list[tuple[Pool, NoFeasiblePlan]] = []
+    key = space_content(question)
+    found = store.get("plan space", key, lambda: _placed(question, errors), lasting=True)
+    if found:
+        return found
+
+    def why() -> tuple[str, tuple[Clash, ...], tuple[str, ...]]:
+        if not errors:  # another question found that there is none
+            _placed(question, errors)
+        error = _no_plan(question, errors, ways_out=ways_out)
+        return str(error), error.core, error.relaxations
+
+    text, core, changes = store.get(
+        "no plan", (key, lengths_content(question.trace), ways_out), why, lasting=True
+    )
+    raise NoFeasiblePlan(text, core=core, relaxations=changes)
+
+
+def _placed(question: Question, errors: list[tuple[Pool, NoFeasiblePlan]]) -> list[Candidate]:
+    """Every feasible plan; ``errors`` takes the pools that have none."""
+    found: list[Candidate] = []
     for i, pool in enumerate(question.fleet.pools):
         check_clocks(pool, [int(str(clock)) for clock in question.options("clock")])
         try:
@@ -423,8 +444,6 @@ def candidates_of(
             if key not in placements:
                 placements[key] = place(plan, pool)
             found.append(Candidate(plan=plan, pool=i, placement=placements[key]))
-    if not found:
-        raise _no_plan(question, errors, ways_out=ways_out)
     return found
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -172,12 +172,20 @@ def trace_content(trace: "Trace") -> str:
     return digest.hexdigest()
 
 
+def lengths_content(trace: "Trace") -> str:
+    """A short name of the lengths of a trace's requests, whenever they arrive."""
+    digest = hashlib.sha256()
+    for column in (trace.prompt_tokens, trace.output_tokens):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
 def space_content(question: "Question") -> str:
     """A short name of all that decides which plans are feasible: of the trace only its longest prompt and request."""
     trace = question.trace
     longest = int(trace.prompt_tokens.max()), int((trace.prompt_tokens + trace.output_tokens).max())
     decisive = [
-        (field.name, getattr(question, field.name))
+        (field.name, dict(value) if isinstance(value := getattr(question, field.name), Mapping) else value)
         for field in dataclasses.fields(question)
         if field.name not in ("objective", "slos", "trace")
     ]

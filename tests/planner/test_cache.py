@@ -16,12 +16,14 @@ from click.testing import CliRunner
 
 from cli import main
 from planner import cache as cache_module
-from planner import capacity_text, minimum_text, whatif, whatif_text
+from planner import capacity_text, minimum_text, relax, whatif, whatif_text
 from planner.cache import SUFFIX, Cache, folder_content, program_content, usual_folder
 from planner.capacity import capacity
+from planner.errors import NoFeasiblePlan
 from planner.minimum import minimum
 from planner.pipeline import Evaluator, candidates_of, optimize
 from planner.question import Question, parse_slo
+from planner.relax import relaxations
 from planner.store import Store, without_tables
 from planner.vary import parse_axes
 from planner.whatif import sweep
@@ -113,6 +115,28 @@ def test_twelve_limits_simulate_and_compile_what_one_does():
     )
     for kind in (*COMPUTED, "cost tables", "profile"):
         assert twelve.made[kind] == one.made[kind] > 0
+
+
+def test_twelve_limits_explain_once_why_there_is_no_plan(tmp_path, monkeypatch):
+    asked = question(model=load_model("llama-3.1-70b"))
+    with pytest.raises(NoFeasiblePlan) as alone:
+        candidates_of(asked)
+    seen = []
+    monkeypatch.setattr(relax, "relaxations", lambda *words: seen.append(words) or relaxations(*words))
+    for times in (1, 1):
+        store, limits = Store(cache=Cache(tmp_path)), ",".join(f"{n}ms" for n in range(5, 17))
+        axes = parse_axes([f"slo.ttft_p95={limits}", "rate=x1,x2"])
+        found = sweep(asked, axes, silicon=False, store=store, workers=4)
+        assert {s.reason for s in found.scenarios} == {str(alone.value)} and len(seen) == times
+        with pytest.raises(NoFeasiblePlan) as again:
+            candidates_of(asked, store)
+        assert (again.value.core, again.value.relaxations) == (alone.value.core, alone.value.relaxations)
+    longer = dataclasses.replace(TRACE, prompt_tokens=TRACE.prompt_tokens + 1)
+    with pytest.raises(NoFeasiblePlan):
+        candidates_of(dataclasses.replace(asked, trace=longer), store)
+    with pytest.raises(NoFeasiblePlan) as terse:
+        candidates_of(asked, store, ways_out=False)
+    assert len(seen) == 2 and not terse.value.relaxations
 
 
 def test_reports_take_no_table_from_cost_tables():

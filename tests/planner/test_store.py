@@ -52,6 +52,7 @@ def test_bytes_of_tables_are_those_of_their_arrays():
         ({"slos": (parse_slo("ttft_p95<=1s"),)}, True),
         ({"trace": scale_rate(TRACE, 2.0)}, True),
         ({"trace": dataclasses.replace(TRACE, output_tokens=TRACE.output_tokens + 1)}, False),
+        ({"fix": {}}, True),
         ({"fleet": homogeneous("l40s", gpus=1)}, False),
         ({"fleet": homogeneous("a100-sxm-80gb", gpus=2)}, False),
         ({"fix": {"attn_tp": 1}}, False),
