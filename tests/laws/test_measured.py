@@ -88,3 +88,18 @@ def test_nine_of_ten_measured_means_lie_inside_the_intervals(runs, device, engin
             for low, high in (residual.interval(run.predicted_s[metric]),)
         ]
         assert sum(inside) >= 0.9 * len(inside)
+
+
+def test_predictions_with_and_without_the_tables_agree():
+    folder = MEASURED / "vllm_llama70b_h100"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    pytest.importorskip("aiconfigurator_core", reason="measured tables are an extra")
+    runs = read_runs([folder], Told(device="h100-sxm-80gb"))
+    with_tables, without = validate(runs), validate(runs, silicon=False)
+    for metric, typical, most in (("ttft", 0.02, 0.08), ("itl", 0.02, 0.05), ("e2e", 0.02, 0.05)):
+        apart = [
+            abs(b.predicted_s[metric] / a.predicted_s[metric] - 1)
+            for a, b in zip(with_tables.runs, without.runs, strict=True)
+        ]
+        assert sorted(apart)[len(apart) // 2] < typical and max(apart) < most

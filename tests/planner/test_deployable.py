@@ -208,3 +208,15 @@ def test_what_an_engine_or_a_vendor_does_otherwise_is_said():
     assert any("nvidia-smi" in note for note in commands(odd)["vLLM"][1])
     amd = commands(odd, device=load_device("mi300x"))["vLLM"][1]
     assert any("rocm-smi" in note for note in amd) and not any("nvidia" in note for note in amd)
+
+
+def test_four_bits_name_their_checkpoint_and_their_switch():
+    b200 = load_device("b200")
+    narrow = Plan(layers_per_stage=(32,), weight_format="fp4", activation_format="fp4")
+    for _, notes in commands(narrow, device=b200).values():
+        assert "needs a checkpoint quantized to fp4 (NVFP4: ModelOpt or llm-compressor)" in notes
+    oss = Plan(layers_per_stage=(36,), weight_format="mxfp4", activation_format="fp8")
+    command, notes = commands(oss, load_model("gpt-oss-120b"), device=b200)["vLLM"]
+    assert command.startswith("VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8=1 ") and not any("quantized" in n for n in notes)
+    wide = dataclasses.replace(oss, activation_format="bf16")
+    assert "MXFP8" not in commands(wide, load_model("gpt-oss-120b"), device=b200)["vLLM"][0]
