@@ -101,7 +101,8 @@ def test_every_axis_can_be_read_off_a_plan():
 @pytest.mark.parametrize(
     "text",
     ["ttft<=1s", "ttft_p0<=1s", "ttft_p101<=1s", "ttft_p99<=1", "ttft_p99<=0ms", "ttft_p9.9.9<=1s",
-     "tft_p99<=1s", "e2e_p50>=1s", "e2e_p50<=1h", "e2e_mean<=1e400s", "", "ttft_p99<=--1s"],
+     "tft_p99<=1s", "e2e_p50>=1s", "e2e_p50<=1h", "e2e_mean<=1e400s", "", "ttft_p99<=--1s",
+     "power_mean<=2s", "power_p99<=2kW", "ttft_mean<=2kW", "power_mean<=0W"],
 )  # fmt: skip
 def test_slos_refused_in_one_line(text):
     with pytest.raises(InputError, match="SLO") as error:
@@ -110,9 +111,9 @@ def test_slos_refused_in_one_line(text):
 
 
 def test_slo_units():
-    assert [
-        parse_slo(f"tpot_p95<={limit}").limit for limit in ("40ms", "0.04s", "40000us")
-    ] == pytest.approx([0.04] * 3)
+    limits = [parse_slo(f"tpot_p95<={limit}").limit for limit in ("40ms", "0.04s", "40000us")]
+    assert limits == pytest.approx([0.04] * 3)
+    assert parse_slo("power_mean<=2kW").limit == 2000 and parse_slo("power_mean<=700W").unit == "W"
 
 
 def test_published_formats_by_default():

@@ -308,7 +308,7 @@ def test_words_of_options():
     assert parse_budget("1.5h") == 5400 and parse_operations("decode, gemm,decode") == ("decode", "gemm")
     assert parse_operations("") == tuple(OPERATIONS)
     for text in ("", "m", "0", "-1m", "ten", "inf", "nan", "5d"):
-        with pytest.raises(InputError, match="--budget .*(expected a time|unknown unit)"):
+        with pytest.raises(InputError, match=r"--budget .*(expected a time|unknown unit)"):
             parse_budget(text)
     with pytest.raises(InputError, match="'gem': not an operation; did you mean 'gemm'"):
         parse_operations("gem")
