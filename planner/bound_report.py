@@ -103,7 +103,7 @@ def bound_report(
     served, left_out = contest(setting, goal, progress)
     notes += left_out
     progress("bounding")
-    bound = setting.bound(objective, swaps=swaps(served))
+    bound = setting.bound(objective, swaps=swaps(served), priced=True)
     rows = rows_of(served, bound.value)
     gaps = []
     for i in _explained(rows, plan.engine, goal) if explain else []:

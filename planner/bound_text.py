@@ -156,6 +156,7 @@ def to_json(report: BoundReport) -> str:
             "class": report.class_words,
             "proof": report.proof,
             "relaxations": bound.others,
+            "prices": bound.prices,
         },
         "exact": None if report.exact is None else asdict(report.exact),
         "schedulers": [_scheduler_dict(row) for row in report.schedulers],

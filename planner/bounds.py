@@ -29,12 +29,14 @@ power           mean watts from 0 to the last token: no less than idle devices d
 cost            dollars: price per device second * devices * makespan
 """
 
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +45,7 @@ from formulations.hulls import IntArray
 from planner.alone import Alone
 from planner.energy import least_energy_j
 from planner.machines import Machines
+from planner.priced import Pricing, prices_of
 from planner.shares import SAFE, Limits, TraceStats
 from profiles.plan import Plan
 from profiles.stepcost import PS, StepCost
@@ -50,6 +53,15 @@ from traces.trace import Trace
 
 OBJECTIVES = ("latency", "ttft", "tpot", "itl", "makespan", "throughput", "energy", "goodput", "cost")
 """Besides percentiles: ``p99-e2e``, ``p50-ttft``, ..., and ``power``, which limits and no question optimizes."""
+
+PRICED = "prices of time, memory and places"
+"""Relaxation that looks for prices: seconds where the others take milliseconds."""
+
+PRICEABLE = {"latency": (1.0, 1.0), "ttft": (1.0, 0.0)}
+"""Objectives that it bounds, with what a second costs before a request's first token and after it."""
+
+TRADES = (0.1, 0.3, 1.0, 3.0)
+"""Seconds of mean TTFT that a second of mean E2E is worth, in the joint bound."""
 
 MAXIMIZED = ("throughput", "goodput")
 """Objectives whose bound is an upper one."""
@@ -59,13 +71,15 @@ MAXIMIZED = ("throughput", "goodput")
 class PlanBound:
     """No scheduler serves the trace with this plan better than ``value``.
 
-    ``name`` says which relaxation proves it, ``others`` what each of them proves.
+    ``name`` says which relaxation proves it, ``others`` what each of them proves. ``prices``: those that prove the
+    relaxation ``PRICED`` (``Priced.record``), with which ``PlanBounds.at_prices`` proves it again in one pass.
     """
 
     objective: str
     value: float
     name: str
     others: dict[str, float] = field(default_factory=dict)
+    prices: dict[str, Any] | None = None
 
 
 class PlanBounds:
@@ -173,6 +187,47 @@ class PlanBounds:
                 result[f"{machine.name}, most requests on time"] = least * SAFE / PS
         return result
 
+    # ------------------------------------------------------------ prices
+
+    @cached_property
+    def pricing(self) -> Pricing:
+        """The trace as a problem with prices."""
+        stay_ps = max(self._flows_s(prompts=False).values()) * PS
+        return Pricing(self.machines, self.plan.replicas, end_ps=max(self._ends_ps.values()), stay_ps=stay_ps)
+
+    def priced(self, objective: str) -> PlanBound:
+        """The best bound on one of ``PRICEABLE``, prices of time, memory and places included: what ``bound`` says,
+        or more."""
+        before, after = PRICEABLE[objective]
+        best = self.pricing.best(before, after)
+        values = self._values(objective, {}, 0.0) | {PRICED: best.value_ps / len(self.stats) / PS}
+        name = max(values, key=values.__getitem__)
+        return PlanBound(
+            objective=objective, value=values[name], name=name, others=values, prices=best.record()
+        )
+
+    def at_prices(self, objective: str, record: Mapping[str, Any]) -> float:
+        """What prices prove of one of ``PRICEABLE``, in seconds: one pass over the requests, whoever found them."""
+        prices, pace = prices_of(dict(record))
+        return self.pricing.evaluate(prices, pace, *PRICEABLE[objective]) / len(self.stats) / PS
+
+    def ttft_within(self, e2e_s: Iterable[float]) -> list[tuple[float, float]]:
+        """For each limit: no scheduler has a lower mean TTFT while its mean E2E is within the limit, seconds.
+
+        Alone TTFT is bounded loosely under load: a scheduler that never decodes would reach it. Proof: for any w >= 0
+        let B(w) bound the mean of TTFT + w E2E. Then TTFT >= B(w) - w E2E >= B(w) - w limit. Infinite where a limit
+        is below what E2E can be.
+        """
+        latency, ttft = self.bound("latency").value, self.bound("ttft").value
+        joint = [(0.0, ttft)]
+        for w in TRADES:
+            best = self.pricing.best(1.0 + w, w, effort=0.4)
+            joint.append((w, max(best.value_ps / len(self.stats) / PS, ttft + w * latency)))
+        return [
+            (limit, max(least - w * limit for w, least in joint) if limit >= latency else math.inf)
+            for limit in e2e_s
+        ]
+
     # ------------------------------------------------------------ other arrivals
 
     def at(self, arrival: IntArray) -> "PlanBounds":
@@ -180,7 +235,7 @@ class PlanBounds:
         is shared: times alone and the work of machines follow from lengths."""
         _ = self.machines.all
         other = copy(self)
-        for name in ("_ends_ps", "makespans_s", "latency_s", "ttft_s", "energy_j"):
+        for name in ("_ends_ps", "makespans_s", "latency_s", "ttft_s", "energy_j", "pricing"):
             other.__dict__.pop(name, None)
         other.stats, other.machines = copy(self.stats), copy(self.machines)
         other.stats.arrival = arrival

@@ -92,9 +92,10 @@ def gap_of(
     words = f"{fixed_ms:.3g} ms of each of {outcome.iterations:,} iterations, more than the bound counts"
     floor = objective.score(bound.value)
     swaps = "while busy" not in bound.name
+    with_fixed = objective.score(setting.bound(objective.name, swaps=swaps).value)
     setting = _with(setting, _without_fixed)
     outcome = without("fixed cost", words, setting, engine)
-    paid = floor - objective.score(setting.bound(objective.name, swaps=swaps).value)
+    paid = with_fixed - objective.score(setting.bound(objective.name, swaps=swaps).value)
     parts[-1] = replace(parts[-1], value=parts[-1].value - paid)
     rest = value - (floor - paid)
     if objective.name in ("latency", "ttft"):

@@ -7,7 +7,7 @@ import numpy as np
 
 from formulations import hulls
 from formulations import relaxations as rx
-from formulations.hulls import IntArray
+from formulations.hulls import FloatArray, IntArray
 from planner.alone import Alone
 from planner.shares import Limits, ShareMaker, Shares, Tables, TraceStats
 from profiles.stepcost import StepCost
@@ -113,6 +113,22 @@ class Machines:
         )
         return found
 
+    def prompt_area(self) -> FloatArray:
+        """[x] KV tokens x time of a prompt of x tokens, or of computing them again: see ``_area``."""
+        c = np.arange(self.stats.longest + 1, dtype=np.float64)
+        rho = float((self.alone.chunk_ps[1:] / np.arange(1, len(self.alone.chunk_ps))).min())
+        area: FloatArray = c * np.maximum(float(self.alone.chunk_ps[1]), rho * c / 2)
+        return area
+
+    def busiest_stage(self) -> tuple[int, int]:
+        """The stage with the most work, and the least time that an iteration spends elsewhere."""
+        p = self.busiest().stage
+        return p, next(lead + tail for q, lead, tail in self._stages if q == p)
+
+    def whole(self, stage: int, rounds: float) -> Shares:
+        """Shares of a stage with the constant of an iteration left whole (``ShareMaker.whole``)."""
+        return self._makers[stage].whole(rounds)
+
     @cached_property
     def _area(self) -> Shares:
         """KV tokens x time over capacity, per event.
@@ -123,8 +139,7 @@ class Machines:
         """
         c = np.arange(self.stats.longest + 1, dtype=np.float64)
         capacity = float(self.limits.kv * self.limits.ranks)
-        rho = float((self.alone.chunk_ps[1:] / np.arange(1, len(self.alone.chunk_ps))).min())
-        prompt = c * np.maximum(float(self.alone.chunk_ps[1]), rho * c / 2)
+        prompt = self.prompt_area()
         decode = np.minimum(c * self.alone.decode_ps, prompt)
         return Shares(
             prompt=hulls.floor_int(prompt / capacity), decode=hulls.floor_int(decode / capacity), constant=0

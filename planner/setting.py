@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from formulations.hulls import IntArray
-from planner.bounds import MAXIMIZED, PlanBound, PlanBounds
+from planner.bounds import MAXIMIZED, PRICEABLE, PRICED, PlanBound, PlanBounds
 from planner.objective import OBJECTIVES, Objective
 from planner.schedulers import MOST_WEIGHT, Contender
 from planner.shares import TraceStats
@@ -60,21 +60,32 @@ class Setting:
         """With the memory of the kind that has more."""
         return replace(step, kv_blocks=max(self.chunked.kv_blocks, self.whole.kv_blocks))
 
-    def bound(self, objective: str, *, swaps: bool) -> PlanBound:
+    def bound(self, objective: str, *, swaps: bool, priced: bool = False) -> PlanBound:
         """What no scheduler of either kind beats: the weaker of the two bounds.
 
-        ``swaps``: whether schedulers may swap, which one of the bounds on energy rules out.
+        ``swaps``: whether schedulers may swap, which one of the bounds on energy rules out. ``priced``: look for
+        prices too, for the weaker kind; they hold for the other as well, where they are worth something else.
         """
-        stats, found = TraceStats(self.trace), []
-        kinds: tuple[tuple[Policy, StepCost], ...] = (("vllm-v1", self.chunked), ("orca", self.whole))
-        for policy, step in kinds:
+        stats, kinds = TraceStats(self.trace), []
+        tables: tuple[tuple[Policy, StepCost], ...] = (("vllm-v1", self.chunked), ("orca", self.whole))
+        for policy, step in tables:
             engine = replace(
                 self.plan.engine, policy=policy, queue="fcfs", preemption="swap" if swaps else "recompute"
             )
             bounds = PlanBounds(self.roomy(step), replace(self.plan, engine=engine), stats)
-            found.append(bounds.bound(objective, slo_s=self.slo_s))
+            kinds.append((bounds, bounds.bound(objective, slo_s=self.slo_s)))
         weaker = max if objective in MAXIMIZED else min
-        return weaker(found, key=lambda bound: bound.value)
+        if not priced or objective not in PRICEABLE:
+            return weaker((bound for _, bound in kinds), key=lambda bound: bound.value)
+        kinds.sort(key=lambda kind: kind[1].value)
+        found = kinds[0][0].priced(objective)
+        assert found.prices is not None
+        other = kinds[1][0].at_prices(objective, found.prices)
+        again = max(kinds[1][1].value, other)
+        if again >= found.value:
+            return found
+        return replace(kinds[1][1], value=again, name=PRICED if other == again else kinds[1][1].name,
+                       others=kinds[1][1].others | {PRICED: other}, prices=found.prices)  # fmt: skip
 
     def weights(self) -> IntArray:
         """Of each request the machine time that it takes at least (its share of the stage and way to count
