@@ -210,7 +210,7 @@ def read_row(record: dict[str, Any]) -> Row:
     if "gpt-oss" in path:  # the checkpoint is in MXFP4; only Blackwell multiplies it with 8 bits
         format_ = "mxfp4" if record["system"] in BLACKWELL else "mxfp4 weights"
     weights, activations = FORMATS[format_]
-    seqs = -(-concurrency // dp)
+    seqs = concurrency  # the client limits what runs, ranks need not be even
     engine, system = record["backend"], record["system"]
     narrow_kv = weights != "bf16" and (
         engine == "trtllm" or system in BLACKWELL or (public and model.name.startswith("llama"))
@@ -417,7 +417,8 @@ class Theirs:
             None if own else row.gemm_mode, kv, attention, None if own else row.moe_mode,
         )  # fmt: skip
         model = get_model(THEIR_NAMES.get(row.name, row.name), settings, row.engine)
-        load = config.RuntimeConfig(batch_size=plan.engine.max_seqs, isl=row.isl, osl=row.osl)
+        each = -(-row.concurrency // plan.attn_dp)
+        load = config.RuntimeConfig(batch_size=each, isl=row.isl, osl=row.osl)
         database = get_database(row.system, row.engine, "current")
         summary = get_backend(row.engine).run_agg(model, database, load, ctx_tokens=row.isl)
         found = summary.get_summary_df().iloc[0]
