@@ -25,7 +25,7 @@ def ratio(value: float, bound: float) -> float | None:
 def to_text(answer: Answer, *, colour: bool = False) -> str:
     """A row per plan, in the order of the answer."""
     goal = answer.objective
-    heads = f"{'#':>2}  {'plan':<32}{'value':>12}{'bound':>12}{'of bound':>10}  meets SLOs"
+    heads = f"{'#':>2}  {'plan':<30}{'value':>12}{'bound':>12}{'of bound':>10}  meets SLOs"
     lines = [line for part in answer.headline.split("\n") for line in wrap(printable(part), WIDTH)]
     lines += [f"objective: {goal.words}", "", f"\x1b[1m{heads}\x1b[0m" if colour else heads]
     for i, each in enumerate(answer.results, 1):
@@ -33,7 +33,7 @@ def to_text(answer: Answer, *, colour: bool = False) -> str:
         name = f"{each.plan.label}, {engine.policy}, budget {engine.token_budget}"
         of = ratio(each.value, each.bound)
         lines.append(
-            f"{i:>2}  {name:<32.32}{quantity(each.value, goal.unit):>12}{quantity(each.bound, goal.unit):>12}"
+            f"{i:>2}  {name:<30.30}{quantity(each.value, goal.unit):>12}{quantity(each.bound, goal.unit):>12}"
             f"{'n/a' if of is None else f'{of:.3f}':>10}  {'yes' if each.meets_slos else 'no'}"
         )
     lines += ["", *wrap(f"certificate: {certificate_text(answer)}", WIDTH)]

@@ -83,14 +83,14 @@ def curve_lines(report: BoundReport) -> list[str]:
     for axis in dict.fromkeys(each.axis for each in report.curve):
         points = [each for each in report.curve if each.axis == axis]
         amount = "KV tokens" if axis == "kv" else "per s"
-        heads = f"{axis:<5}{amount:>10}{'bound':>10}{'own':>10}{'':>7}{'best':>10}{'':>7} by"
+        heads = f"{axis:<7}{amount:>10}{'bound':>10}{'own':>10}{'':>6}{'best':>10}{'':>6} by"
         lines += ["", heads]
         for each in points:
             amount = f"{each.kv_tokens:,}" if axis == "kv" else f"{each.rate_per_s or 0:.4g}"
-            cells = f"{f'x{each.factor:g}':<5}{amount:>10}{quantity(each.bound.value, unit):>10}"
+            cells = f"{f'x{each.factor:g}':<7}{amount:>10}{quantity(each.bound.value, unit):>10}"
             for row in (each.own, each.best):
                 cells += f"{'none' if row is None else quantity(row.value, unit):>10}"
-                cells += f"{'' if row is None or row.ratio is None else f'{row.ratio:.3f}':>7}"
+                cells += f"{'' if row is None or row.ratio is None else f'{row.ratio:.2f}':>6}"
             lines.append(f"{cells} {each.best.name if each.best else 'all reject requests'}")
         series = curve_points(points)
         known = [value for values in series.values() for value in values if value is not None]

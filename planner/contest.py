@@ -5,7 +5,17 @@ from collections.abc import Callable
 
 from formulations.hulls import IntArray
 from planner.objective import Objective
-from planner.schedulers import Contender, capped, clairvoyant, policy, priced, reserving, shortest_evicted
+from planner.schedulers import (
+    QUEUES,
+    Contender,
+    capped,
+    clairvoyant,
+    fewer_places,
+    policy,
+    priced,
+    reserving,
+    shortest_evicted,
+)
 from planner.setting import Setting
 from profiles.plan import POLICIES, Plan
 from simulator.outcome import Outcome
@@ -29,7 +39,7 @@ def _kernel(setting: Setting, goal: Objective, progress: Callable[[str], None]) 
     served: Served = []
     for name in POLICIES:
         progress(f"simulating {name}")
-        for queue in ("fcfs", "sjf"):
+        for queue in QUEUES:
             served.append(_serve(setting, goal, policy(setting.plan.engine, name, queue)))
             if served[-1][1].preemptions.any():
                 served.append(_serve(setting, goal, policy(setting.plan.engine, name, queue, swap=True)))
@@ -68,7 +78,7 @@ def _research(
     weight = setting.weights()
     served += [_serve(setting, goal, each, weight) for each in clairvoyant(base)]
     own = next(pair for pair in kernel if pair[0].engine.policy == "vllm-v1")
-    families = [capped(base)]
+    families = [found for queue in QUEUES if (found := fewer_places(base, queue))] + [capped(base)]
     if worth := setting.worth(own[0].engine, own[1]):
         families.append(priced(base, worth))
     for family in families:

@@ -6,6 +6,7 @@ name                what it does (``simulator.batching``, ``simulator.research``
 POLICY QUEUE        the policy as engines have it; ``swap`` moves what is evicted instead of recomputing it
 ... reserve         the same, but whoever is admitted has room to its end: nobody is evicted
 ... srf             the same, but the one with the fewest tokens in the cache is evicted first (INFERMAX)
+... cap N           the same with the best of a few caps on the batch (vLLM's ``--max-num-seqs``)
 shortest output     vllm-v1, fewest output tokens first
 least work          vllm-v1, least machine time first: the request's share of the bound's own relaxation
 mc-sf               fewest output tokens first, admitted where all future memory suffices (Jaillet et al.)
@@ -116,6 +117,17 @@ def capped(base: EngineSettings) -> list[Contender]:
     ]
 
 
+def fewer_places(base: EngineSettings, queue: str) -> list[Contender]:
+    """vllm-v1 with fewer sequences at once, of which a report keeps the best: engines have this as a setting."""
+    found = policy(base, "vllm-v1", queue)
+    order = "arrival" if queue == "fcfs" else "prompt"
+    return [
+        replace(found, name=f"{found.name} cap {cap}", rules=Rules(order=order, cap=cap))  # type: ignore[arg-type]
+        for cap in CAPS
+        if cap < base.max_seqs
+    ]
+
+
 def priced(base: EngineSettings, worth: float) -> list[Contender]:
     """Caps by the price of machine time, of which a report keeps the best."""
     engine = replace(base, policy="vllm-v1", queue="fcfs", preemption="recompute")
@@ -134,6 +146,7 @@ __all__ = [
     "Contender",
     "capped",
     "clairvoyant",
+    "fewer_places",
     "policy",
     "priced",
     "reserving",
