@@ -136,7 +136,7 @@ class Pricing:
         n = len(self.machines.stats)
         span = max(1.0, float(self.end_ps - self.machines.stats.arrival[0]))
         seen = min(1.0, 8 * self.stay_ps / span)  # what prices ask for counts as well
-        pairs = (4e6 if n <= 4000 else 2e7) / n
+        pairs = min(4e4, (4e6 if n <= 4000 else 2e7) / n)
         return int(np.clip(pairs**0.5 / seen, *BUCKETS))
 
     def _edges(self, buckets: int) -> FloatArray:
