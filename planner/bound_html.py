@@ -40,6 +40,11 @@ def _bound(report: BoundReport) -> Element:
         ("proof", report.proof),
         ("holds for", report.class_words),
     ]
+    rows += [
+        ("jointly", f"mean E2E within {quantity(each.e2e_s, 's')}, that of {each.scheduler}: no mean TTFT below "
+         f"{quantity(each.ttft_s, 's')}")
+        for each in report.joint
+    ]  # fmt: skip
     if best := report.exact:
         found = quantity(best.value, unit)
         proven = "proven best" if best.optimal else f"no schedule gets below {quantity(best.bound, unit)}"

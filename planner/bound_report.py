@@ -15,7 +15,7 @@ from planner import units
 from planner.bound_curve import Point, Vary, point, point_of
 from planner.bound_rows import Scheduler, best_row, own_row, rows_of, swaps
 from planner.bounds import PlanBound
-from planner.contest import contest
+from planner.contest import Served, contest
 from planner.errors import NoFeasiblePlan
 from planner.exact import Exact, exact, why_not
 from planner.gap import Gap, gap_of
@@ -27,10 +27,21 @@ from planner.setting import BOUNDED, Setting
 from planner.validate import complaints
 from profiles.errors import InputError
 from profiles.plan import EngineSettings, Plan, Policy
+from simulator import metrics
 from traces.transform import window
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joint:
+    """Whoever has a mean E2E as low as a scheduler's has no lower mean TTFT than ``ttft_s``. Alone TTFT is bounded
+    loosely under load: a scheduler that never decodes would reach it."""
+
+    scheduler: str
+    e2e_s: float
+    ttft_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +50,7 @@ class BoundReport:
 
     ``bound`` holds for ``class_words``, and ``proof`` names the section of the documentation that proves it.
     ``exact``: what CP-SAT proves of a narrower class, where it was asked and could. ``curve``: the same where
-    memory or load is another.
+    memory or load is another. ``joint``: for TTFT, of the plan's own scheduler and the best.
     """
 
     headline: str
@@ -54,6 +65,7 @@ class BoundReport:
     exact: Exact | None
     notes: tuple[str, ...]
     curve: tuple[Point, ...] = ()
+    joint: tuple[Joint, ...] = ()
 
     def to_frame(self) -> "pd.DataFrame":
         """A table of pandas, see ``planner.frames``."""
@@ -140,6 +152,7 @@ def bound_report(
         exact=best,
         notes=tuple(notes),
         curve=tuple(curve),
+        joint=tuple(_joint(setting, rows, served, goal)),
     )
 
 
@@ -162,6 +175,19 @@ def _setting(question: Question, evaluator: Evaluator, plan: Plan) -> Setting:
             slo_s=goodput_limits(question.slos),
         )  # fmt: skip
     raise NoFeasiblePlan(f"{plan.label}: " + "; ".join(reasons))
+
+
+def _joint(setting: Setting, rows: Sequence[Scheduler], served: Served, goal: Objective) -> list[Joint]:
+    """For TTFT: the plan's own scheduler and the best, by their mean E2E."""
+    mine, best = own_row(rows, setting.plan.engine), best_row(rows, goal)
+    both = list(dict.fromkeys(i for i in (mine, best) if i is not None))
+    if goal.name != "ttft" or not both:
+        return []
+    e2e_s = [float(metrics.e2e_s(served[i][1]).mean()) for i in both]
+    return [
+        Joint(scheduler=rows[i].name, e2e_s=limit, ttft_s=least)
+        for i, limit, least in zip(both, e2e_s, setting.ttft_within(e2e_s), strict=True)
+    ]
 
 
 def _explained(rows: Sequence[Scheduler], own: EngineSettings, goal: Objective) -> list[int]:

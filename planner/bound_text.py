@@ -34,6 +34,9 @@ def to_text(report: BoundReport, *, colour: bool = False) -> str:
     value = quantity(report.bound.value, unit)
     lines += _row(f"{'bound':<{NAME}}", f"{value} by {report.bound.name} ({report.proof})")
     lines += _row(f"{'holds for':<{NAME}}", report.class_words)
+    for each in report.joint:
+        words = f"mean E2E within {quantity(each.e2e_s, 's')}, that of {each.scheduler}: no mean TTFT below "
+        lines += _row(f"{'jointly':<{NAME}}", words + quantity(each.ttft_s, "s"))
     if best := report.exact:
         found = quantity(best.value, unit)
         proven = "proven best" if best.optimal else f"no schedule gets below {quantity(best.bound, unit)}"
@@ -167,6 +170,7 @@ def to_json(report: BoundReport) -> str:
             }
             for gap in report.gaps
         ],
+        "joint": [asdict(each) for each in report.joint],
         "curve": [_point_dict(each) for each in report.curve],
         "notes": list(report.notes),
     }

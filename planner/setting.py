@@ -1,7 +1,7 @@
 """One plan on one trace, served by any scheduler and bounded for all of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -60,20 +60,29 @@ class Setting:
         """With the memory of the kind that has more."""
         return replace(step, kv_blocks=max(self.chunked.kv_blocks, self.whole.kv_blocks))
 
+    def bounds(self, *, swaps: bool) -> list[PlanBounds]:
+        """Of schedulers that chunk prompts and of those that do not. ``swaps``: whether they may swap."""
+        stats, found = TraceStats(self.trace), []
+        tables: tuple[tuple[Policy, StepCost], ...] = (("vllm-v1", self.chunked), ("orca", self.whole))
+        for policy, step in tables:
+            engine = replace(
+                self.plan.engine, policy=policy, queue="fcfs", preemption="swap" if swaps else "recompute"
+            )
+            found.append(PlanBounds(self.roomy(step), replace(self.plan, engine=engine), stats))
+        return found
+
+    def ttft_within(self, e2e_s: Sequence[float]) -> list[float]:
+        """For each limit: no scheduler has a lower mean TTFT while its mean E2E is within the limit, seconds."""
+        kinds = [each.ttft_within(e2e_s) for each in self.bounds(swaps=True)]
+        return [min(least for _, least in pairs) for pairs in zip(*kinds, strict=True)]
+
     def bound(self, objective: str, *, swaps: bool, priced: bool = False) -> PlanBound:
         """What no scheduler of either kind beats: the weaker of the two bounds.
 
         ``swaps``: whether schedulers may swap, which one of the bounds on energy rules out. ``priced``: look for
         prices too, for the weaker kind; they hold for the other as well, where they are worth something else.
         """
-        stats, kinds = TraceStats(self.trace), []
-        tables: tuple[tuple[Policy, StepCost], ...] = (("vllm-v1", self.chunked), ("orca", self.whole))
-        for policy, step in tables:
-            engine = replace(
-                self.plan.engine, policy=policy, queue="fcfs", preemption="swap" if swaps else "recompute"
-            )
-            bounds = PlanBounds(self.roomy(step), replace(self.plan, engine=engine), stats)
-            kinds.append((bounds, bounds.bound(objective, slo_s=self.slo_s)))
+        kinds = [(each, each.bound(objective, slo_s=self.slo_s)) for each in self.bounds(swaps=swaps)]
         weaker = max if objective in MAXIMIZED else min
         if not priced or objective not in PRICEABLE:
             return weaker((bound for _, bound in kinds), key=lambda bound: bound.value)

@@ -16,11 +16,14 @@ from formulations.problem import Limits
 from planner import bound_text
 from planner.bound_report import bound_report, proof_of
 from planner.bound_rows import row
+from planner.bounds import PRICED, PlanBounds
 from planner.gap import gap_of
-from planner.pipeline import simulate_plan
+from planner.pipeline import Candidate, Evaluator, simulate_plan
+from planner.placement import place
 from planner.question import Question
 from planner.schedulers import policy as contender
 from planner.setting import BOUNDED, Setting
+from planner.shares import TraceStats
 from planner.slo import parse_slo
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
@@ -73,6 +76,26 @@ def test_every_scheduler_is_above_the_bound(reports, objective):
     assert {"vllm-v1 fcfs reserve", "vllm-v1 fcfs srf", "mc-sf", "least work", "longest ahead"} <= set(names)
     assert any(name.startswith("work ahead") for name in names)
     assert any(name.startswith("priced") for name in names)
+
+
+def test_prices_in_the_answer_prove_the_bound_again(crowd):
+    question = asked(crowd)
+    found = json.loads(
+        bound_text.to_json(bound_report(question, plan(), "latency", silicon=False, explain=False))
+    )
+    candidate = Candidate(plan=plan(), pool=0, placement=place(plan(), question.fleet.pools[0]))
+    step = Evaluator(question, silicon=False).step(candidate)
+    again = PlanBounds(step, plan(), TraceStats(crowd)).at_prices("latency", found["bound"]["prices"])
+    assert again == pytest.approx(found["bound"]["relaxations"][PRICED], rel=1e-9)
+
+
+def test_ttft_is_bounded_jointly_below_those_who_are_as_fast(reports):
+    report = reports["ttft"]
+    assert report.joint[0].scheduler == "vllm-v1 fcfs"
+    values = {each.name: each.value for each in report.schedulers}
+    for each in report.joint:
+        assert report.bound.others["unloaded"] <= each.ttft_s <= values[each.scheduler]
+    assert "jointly" in bound_text.to_text(report) and not reports["latency"].joint
 
 
 def test_what_has_the_schedule_of_another_says_so(reports):
