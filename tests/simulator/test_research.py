@@ -34,6 +34,7 @@ RULES = (
     Rules(order="output", admission="ahead"),
     Rules(order="longest", admission="ahead", cap=2),
     Rules(order="weight", admission="ahead", chunked=False),
+    Rules(order="weight", admission="ahead", worth=0.7),
 )
 
 
@@ -136,6 +137,23 @@ def test_a_cap_is_kept_and_one_at_a_time_is_serial():
     assert got.sequences_per_iteration == 1
     by_start = np.argsort(got.scheduled_ps)
     assert (got.scheduled_ps[by_start][1:] == got.finish_ps[by_start][:-1]).all()
+
+
+def test_a_priced_cap_is_the_root_of_what_is_here():
+    """Ten at once, worth 0.9: three may run at first, fewer as requests end, one in the end."""
+    trace = Trace(arrival_s=np.zeros(10), prompt_tokens=np.full(10, 2), output_tokens=np.arange(3, 13))
+    step = random_step(1, max_seqs=8, capacity=400, tokens=80)
+    engine = EngineSettings(block_size=1, max_seqs=8, token_budget=60, watermark=0.0)
+    got = research(trace, step, engine, Rules(worth=0.9))
+    assert (got.scheduled_ps == 0).sum() == int(np.sqrt(0.9 * 10)) == 3
+    moments = np.unique(got.scheduled_ps)
+    for now in moments:
+        here = (got.finish_ps > now).sum()
+        running = ((got.scheduled_ps <= now) & (got.finish_ps > now)).sum()
+        admitted = (got.scheduled_ps == now).sum()
+        assert running <= max(1, int(np.sqrt(0.9 * here))) or not admitted
+    alone = research(trace, step, engine, Rules(worth=1e-9))
+    assert alone.sequences_per_iteration == 1
 
 
 @pytest.mark.parametrize(
