@@ -89,7 +89,7 @@ def point(setting: Setting, goal: Objective, axis: str, factor: float) -> Point:
         setting = replace(setting, **kinds)  # type: ignore[arg-type]
     served, _ = contest(setting, goal)
     bound = setting.bound(goal.name, swaps=swaps(served), priced=True)
-    return point_of(setting, rows_of(served, bound.value), bound, goal, axis, factor)
+    return point_of(setting, rows_of(served, bound.value, setting.plan.engine), bound, goal, axis, factor)
 
 
 def point_of(

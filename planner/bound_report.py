@@ -116,7 +116,7 @@ def bound_report(
     notes += left_out
     progress("bounding")
     bound = setting.bound(objective, swaps=swaps(served), priced=True)
-    rows = rows_of(served, bound.value)
+    rows = rows_of(served, bound.value, setting.plan.engine)
     gaps = []
     for i in _explained(rows, plan.engine, goal) if explain else []:
         progress(f"simulating what {rows[i].name} loses")

@@ -15,8 +15,8 @@ class Scheduler:
     """One scheduler of the table, simulated.
 
     ``value`` is None where it rejects requests: a bound counts every request as served. ``ratio``: value over
-    bound, None without one of them. ``kv_peak``: most KV blocks in use, as a share. ``same_as``: the name of an
-    earlier one whose every token came at the same time.
+    bound, None without one of them. ``kv_peak``: most KV blocks in use, as a share. ``same_as``: the name of
+    another one whose every token came at the same time.
     """
 
     contender: Contender
@@ -43,15 +43,27 @@ def swaps(served: Served) -> bool:
     return any(each.engine.preemption == "swap" for each, _, _ in served)
 
 
-def rows_of(served: Served, bound: float) -> list[Scheduler]:
-    """A row each, the bound being known."""
-    rows: list[Scheduler] = []
-    seen: dict[bytes, str] = {}
-    for each, outcome, value in served:
-        schedule = outcome.first_token_ps.tobytes() + outcome.finish_ps.tobytes()
-        same = seen.setdefault(schedule + str(outcome.energy_nj).encode(), each.name)
-        rows.append(row(each, outcome, value, bound, same_as=None if same == each.name else same))
-    return rows
+def rows_of(served: Served, bound: float, own: EngineSettings) -> list[Scheduler]:
+    """A row each, the bound being known. Of schedulers that do the same the plan's own speaks for all."""
+
+    def schedule(outcome: Outcome) -> bytes:
+        ends = outcome.first_token_ps.tobytes() + outcome.finish_ps.tobytes()
+        return ends + str(outcome.energy_nj).encode()
+
+    first: dict[bytes, str] = {}
+    for each, outcome, _ in sorted(served, key=lambda one: not _is(one[0], own)):
+        first.setdefault(schedule(outcome), each.name)
+    return [
+        row(each, outcome, value, bound, same_as=None if same == each.name else same)
+        for each, outcome, value in served
+        for same in [first[schedule(outcome)]]
+    ]
+
+
+def _is(contender: Contender, own: EngineSettings) -> bool:
+    """Whether this is the plan's own scheduler."""
+    engine = contender.engine
+    return contender.rules is None and (engine.policy, engine.queue) == (own.policy, own.queue)
 
 
 def row(

@@ -314,7 +314,7 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
         f"{m['mean_power_w']:.0f} W (device boards, idle included)",
     )
     if usd := m.get("cost_usd"):
-        hourly = usd / (m["makespan_s"] or math.inf) * 3600
+        hourly = round(usd / (m["makespan_s"] or math.inf) * 3600, 9)  # the price to the last digit
         million = hourly / ((m["generated_tokens_per_s"] or math.inf) * 3600) * 1e6
         yield (
             "cost",
