@@ -1,6 +1,6 @@
 """The best schedule of the unison class (``formulations.schedule``), from everything that is known to find or bound it.
 
-1. Greedy schedules and floors (``schedule_floor``).
+1. Greedy schedules, orders improved by local search (``schedule_orders``), and floors (``schedule_floor``).
 2. Best-first search (``schedule_search``): first with few states kept, for a good schedule, then with all. It solves
    sums of ends for a dozen requests, and whatever few states lead to.
 3. CP-SAT on what is left: pure counting (``schedule_makespan``) for the makespan where all arrive at once, else the
@@ -20,6 +20,7 @@ from formulations.schedule import Objective, Schedule, ScheduleInstance, greedy_
 from formulations.schedule_cpsat import ScheduleCpSat
 from formulations.schedule_floor import floor_of, most_steps, value_of
 from formulations.schedule_makespan import MakespanCpSat
+from formulations.schedule_orders import ordered_schedules
 from formulations.schedule_search import search
 
 MOST_BINARIES = 30_000
@@ -29,6 +30,9 @@ MOVES = 250_000
 """Of the search for each unit of work; both take about a second."""
 
 MOST_MOVES = 10_000_000
+TRIES, MOST_TRIES = 5_000_000, 300_000
+"""Orders tried for each unit of work, times requests and iterations of a schedule."""
+
 FEW = 10
 """Requests for which the search is tried where CP-SAT counts."""
 
@@ -69,6 +73,10 @@ def solve(
     best = _Best(instance, objective, max(floor, floor_of(instance, objective)))
     for schedule in greedy_schedules(instance):
         best.take(schedule)
+    if not best.optimal:
+        tries = int(min(limits.work * TRIES / len(instance) / len(best.schedule), MOST_TRIES))
+        for schedule in ordered_schedules(instance, objective, tries=tries, seed=limits.seed):
+            best.take(schedule)
     at_once = max(instance.arrival) == min(instance.arrival)
     moves = int(min(limits.work * MOVES, MOST_MOVES))
     if not best.optimal:

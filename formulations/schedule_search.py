@@ -109,7 +109,7 @@ def search(
     return Found(
         bound=int(bound),
         schedule=None if best < 0 else _schedule(instance, tree, best),
-        ended=width == 0 and bound == tree.size[LEAST],
+        ended=width == 0 and bool(bound == tree.size[LEAST]),
     )
 
 
@@ -117,7 +117,13 @@ def search(
 def _run(data, tree, width, rough):
     """Expand the node of least value until it is no better than what is known; see ``search``."""
     n = data.prompt.shape[0]
-    work = (np.zeros(n + 1), np.zeros(n + 1), np.zeros(n + 1), np.zeros(n, np.int16))
+    work = (
+        np.zeros(n + 1),
+        np.zeros(n + 1),
+        np.zeros(n + 1),
+        np.zeros(n, np.int16),
+        np.zeros(data.output.max() + 1),
+    )
     sets = np.zeros((3, MOST_SETS), np.int64)
     size = tree.size
     start = data.arrival.min()
@@ -177,17 +183,17 @@ def _expand(data, tree, work, sets, node, rough):
                 return False
             for k in range(count):
                 chosen, tokens, own = sets[0, k], sets[1, k], sets[2, k]
-                # Tokens beyond the room were taken along before: free ones first, old ones last.
-                short = max(0, tokens - room)
-                from_free = min(short, free)
-                from_fresh = min(short - from_free, fresh)
-                from_old = short - from_free - from_fresh
+                # Free tokens are in chunks already, and those beyond the room; old ones come last.
+                from_free = min(tokens, free)
+                here = min(tokens - from_free, room)
+                from_fresh = min(tokens - from_free - here, fresh)
+                from_old = tokens - from_free - here - from_fresh
                 for ride in range(2):
                     chunks = chosen > 0 or ride == 1
                     if (ride and (chosen > 0 or room <= 0)) or not (chunks or decodes):
                         continue
-                    if waited and not ride and not _comes(data, chosen, start):
-                        continue  # as good without waiting
+                    if waited and not (ride or (chosen and here < room) or _comes(data, chosen, start)):
+                        continue  # takes nothing of who has come, so it is as good without waiting
                     time = data.base + data.token * (tokens - from_free + decoding) + own
                     time += data.launch * chunks + decodes * data.decode
                     time += decodes * (data.sequence * running + data.read * (held + running))
@@ -198,8 +204,8 @@ def _expand(data, tree, work, sets, node, rough):
                             row[i] += 1
                             ends += data.sums and row[i] == data.target[i]
                     cost = ended + owed * now + data.token * from_old * nodes.drop[node]
-                    left = max(0, room - tokens) if chunks else np.int64(0)
-                    total = _after(data, row, start, pool - short + left)
+                    left = room - here if chunks else np.int64(0)
+                    total = _after(data, row, start, pool + here + left - tokens)
                     if total < 0 or (ride and total <= pool):
                         continue
                     has_free = min(total, free - from_free)

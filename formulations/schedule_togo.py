@@ -11,7 +11,8 @@ constants by the events in it, so that their shares add up to no more than its t
 
 Shares spread evenly over their iterations are a schedule of one machine that shares its time. A request's last token
 is later than the mean time of its shares by at least ``lag``: each share is at the middle of its iteration on
-average, and all later iterations of the request follow. (In more chunks a prompt's shares are earlier still.) The sum
+average, and all later iterations of the request follow. (In more chunks a prompt's shares are earlier still.) Requests
+that run already decode side by side, so their iterations last for all of them that are left (``_steps``). The sum
 of mean times is least with the shortest request first, preempting (Goemans 1997); so that sum and the lags are a bound.
 
 ``pool`` tokens of waiting prompts may be in chunks already, which the clock does not count: iterations for them, and so
@@ -30,6 +31,7 @@ from formulations.schedule import Objective, ScheduleInstance
 
 compiled = njit(cache=True)
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 Data = namedtuple(
     "Data",
@@ -140,9 +142,26 @@ def _least(data, emitted, start, free, pool):
 
 
 @compiled
+def _steps(data, emitted, ends):
+    """Least time until the t-th decode from now ends, for those that run now and decode t times or more."""
+    most = 0
+    for i in range(emitted.shape[0]):
+        if 0 < emitted[i] < data.target[i]:
+            most = max(most, data.target[i] - emitted[i])
+    ends[0] = 0.0
+    for t in range(most):
+        time = data.base + data.decode
+        for i in range(emitted.shape[0]):
+            if 0 < emitted[i] < data.target[i] - t:
+                time += data.token + data.sequence + data.read * (data.prompt[i] + emitted[i] + t)
+        ends[t + 1] = ends[t] + time
+
+
+@compiled
 def _sum_togo(data, emitted, clock, free, pool, work):
     """The bounds on sums of the module."""
-    left, size, release, _ = work
+    left, size, release, _, ends = work
+    _steps(data, emitted, ends)
     count, alone, lags, waits = 0, 0.0, 0.0, False
     for i in range(emitted.shape[0]):
         e = emitted[i]
@@ -152,9 +171,16 @@ def _sum_togo(data, emitted, clock, free, pool, work):
         if e == 0 and data.arrival[i] > clock:
             wait = float(data.arrival[i] - clock)
             waits = True
-        alone += wait + _alone(data, i, e, free, pool)
-        lags += data.lag[i, e]
         p = data.share[i, e]
+        if e == 0:
+            alone += wait + _alone(data, i, e, free, pool)
+            lags += data.lag[i, e]
+        else:
+            rest = data.output[i] - e
+            alone += ends[rest]
+            for t in range(rest):
+                own = data.share[i, e + t] - data.share[i, e + t + 1]
+                lags += own / p * (ends[rest] - (ends[t] + ends[t + 1]) / 2)
         j = count
         while j > 0 and size[j - 1] > p:
             size[j], release[j] = size[j - 1], release[j - 1]

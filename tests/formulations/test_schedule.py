@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 
 from formulations import schedule_best, schedule_floor
@@ -20,6 +21,9 @@ from formulations.schedule import (
 )
 from formulations.schedule_best import solve
 from formulations.schedule_floor import floor_of, value_of
+from formulations.schedule_orders import _schedule, _value, ordered_schedules
+from formulations.schedule_search import search
+from formulations.schedule_togo import data_of
 
 LIMITS = Limits(time_s=60, work=5)
 
@@ -144,6 +148,54 @@ def test_no_greedy_schedule_beats_a_bound(objective):
         found = solve(instance, objective, Limits(time_s=60, work=0.1))
         values = [value_of(instance, schedule, objective) for schedule in greedy_schedules(instance)]
         assert found.bound <= found.value <= min(values), seed
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_orders_give_schedules_of_the_class(objective):
+    """More tries are no worse, the first is the order by arrival, and a seed gives the same again."""
+    better = 0
+    for seed in range(15):
+        instance = tiny(seed, requests=6, longest=5, outputs=5, late=bool(seed % 2))
+        values = []
+        for tries in (0, 200, 200):
+            found = ordered_schedules(instance, objective, tries=tries, seed=seed)
+            values.append([value_of(instance, schedule, objective) for schedule in found])
+        assert values[1] == values[2] and all(a >= b for a, b in zip(values[0], values[1], strict=True))
+        better += values[1] != values[0]
+    assert better >= 5
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_the_value_of_an_order_is_that_of_its_schedule(objective):
+    for seed in range(60):
+        instance = tiny(seed, requests=6, longest=5, outputs=5, late=bool(seed % 2))
+        data, slot = data_of(instance, objective), np.zeros(6, np.int64)
+        order = np.random.default_rng(seed).permutation(6)
+        for blocking in (False, True):
+            value = _value(data, order, blocking, slot, np.zeros((3, 6), np.int64))
+            assert value == value_of(instance, _schedule(instance, order, slot), objective), seed
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("objective", Objective)
+def test_the_search_ends_at_the_optimum(objective, late):
+    """Of almost all: where chunks end late, or wait beside arrivals, it is a little early, never late."""
+    equal = 0
+    for seed in range(30):
+        instance = tiny(seed, late=late, outputs=3, requests=3)
+        best = brute(instance, objective)
+        found = search(instance, objective, most=10**9, moves=100_000)
+        assert found.ended and found.bound <= best, seed
+        equal += found.bound == best == value_of(instance, found.schedule, objective)
+        rough = search(instance, objective, most=10**9, moves=100_000, rough=True)
+        assert rough.bound <= found.bound, seed
+    assert equal >= 29
+
+
+def test_workers_that_take_turns_give_the_same_again():
+    instance = tiny(4, requests=6, longest=9, outputs=9)
+    limits = Limits(time_s=600, work=0.3, workers=4)
+    assert solve(instance, Objective.MAKESPAN, limits) == solve(instance, Objective.MAKESPAN, limits)
 
 
 def test_one_request_alone_takes_its_time_alone():
