@@ -24,12 +24,9 @@ from collections import namedtuple
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from formulations.schedule import Iteration, Objective, Schedule, ScheduleInstance
-from formulations.schedule_togo import data_of, togo
-
-compiled = njit(cache=True)
+from formulations.schedule_togo import compiled, data_of, togo
 
 MOST_REQUESTS = 60
 """A set of requests is an int64."""
@@ -206,7 +203,7 @@ def _expand(data, tree, work, sets, node, rough):
                     cost = ended + owed * now + data.token * from_old * nodes.drop[node]
                     left = room - here if chunks else np.int64(0)
                     total = _after(data, row, start, pool + here + left - tokens)
-                    if total < 0 or (ride and total <= pool):
+                    if total < 0 or (ride and total <= pool and old == 0):
                         continue
                     has_free = min(total, free - from_free)
                     has_fresh = min(total - has_free, fresh - from_fresh + left)

@@ -21,6 +21,10 @@ not to be charged either, and the bound is then that of requests alone.
 """
 
 from collections import namedtuple
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -29,9 +33,20 @@ from numpy.typing import NDArray
 from formulations.hulls import ROUNDING
 from formulations.schedule import Objective, ScheduleInstance
 
-compiled = njit(cache=True)
+# Compiled code of one file is kept on disk until that file changes, with what it had of the others. So each version of
+# the three files has names of its own.
+_FILES = ("schedule_togo.py", "schedule_search.py", "schedule_orders.py")
+VERSION = sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in _FILES)).hexdigest()[:12]
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile, and keep it for this version."""
+    function.__qualname__ = f"{function.__qualname__}_{VERSION}"
+    return njit(cache=True)(function)
+
 
 Data = namedtuple(
     "Data",
@@ -82,8 +97,10 @@ def _tables(instance: ScheduleInstance, target: tuple[int, ...]) -> tuple[FloatA
         weighted += tokens * ((launch + tokens) / 2 + rest)
         weighted += instance.own[i] * ((launch + cost.token + instance.own[i]) / 2 + rest)
         work += tokens + instance.own[i]
-        lag[i, 0] = weighted / max(work, 1e-9)  # less than with shares of launch, which come first
         share[i, 0] = work + cost.launch / instance.tokens * prompt
+        # Shares of launch are as late as the tokens, which may be more or less than the others; and may be paid.
+        paid = weighted + (share[i, 0] - work) * ((launch + tokens) / 2 + rest)
+        lag[i, 0] = min(weighted / max(work, 1e-9), paid / max(share[i, 0], 1e-9))
         alone[i, 0] = launch + tokens + instance.own[i] + rest
     return share, lag, alone
 
