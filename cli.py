@@ -315,8 +315,12 @@ def capacity(**options: Any) -> None:
 )
 @question_options
 @search_options
-@click.option("--draws", type=click.IntRange(0, 10_000), default=100,
-              help="Perturbed profiles; 0 leaves the stability of the ranking out.")
+@click.option(
+    "--draws",
+    type=click.IntRange(0, 10_000),
+    default=100,
+    help="Perturbed profiles; 0 leaves the stability of the ranking out.",
+)
 @click.option("--html", type=OUTPUT, help="Write all of it with pictures as one page (docs/report.md).")
 def sensitivity(**options: Any) -> None:
     """Show what binds the best plan, what one step more of each constraint is worth, and how sure its rank is.

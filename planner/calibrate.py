@@ -204,7 +204,7 @@ class Problem:
 def changed(engine: EngineProfile, constants: Mapping[str, float]) -> EngineProfile:
     """The engine with these constants."""
     values: dict[str, Any] = dict(constants)
-    return replace(engine, **values)
+    return replace(engine, holds_mixing=False, **values)
 
 
 def fitted_metrics(measured: Mapping[str, float]) -> list[str]:

@@ -231,35 +231,38 @@ def send_cells(layout: Layout, link: Link, tokens: IntArray) -> Ledger:
     return ledger
 
 
+def core(layout: Layout, cell: Attention) -> dict[str, Any]:
+    """Shape of the attention core of a cell without MLA, on one device."""
+    q, kv = heads(cell, layout.plan.attn_tp)
+    return {
+        "q_heads": q, "kv_heads": kv, "head_dim": cell.head_dim, "value_dim": cell.value_dim,
+        "window": cell.window, "kv": layout.plan.kv_format,
+    }  # fmt: skip
+
+
 def decode_core(layout: Layout, cell: Attention, batch: IntArray, context: IntArray) -> Charge:
     """One new token of ``batch`` sequences over ``context`` cached tokens each."""
     plan = layout.plan
-    q, kv = heads(cell, plan.attn_tp)
+    q, _ = heads(cell, plan.attn_tp)
     if cell.is_mla:
         return layout.meter.attention(
             "mla_decode", batch, context, heads=q, head_dim=cell.head_dim, value_dim=cell.value_dim,
             kv_rank=cell.kv_rank, rope_dim=cell.rope_dim, kv=plan.kv_format,
         )  # fmt: skip
-    return layout.meter.attention(
-        "decode_attention", batch, context, q_heads=q, kv_heads=kv, head_dim=cell.head_dim,
-        value_dim=cell.value_dim, window=cell.window, kv=plan.kv_format,
-    )  # fmt: skip
+    return layout.meter.attention("decode_attention", batch, context, **core(layout, cell))
 
 
 def prefill_core(layout: Layout, cell: Attention, tokens: IntArray) -> Charge:
     """Attention of one sequence of ``tokens`` over itself."""
     plan = layout.plan
-    q, kv = heads(cell, plan.attn_tp)
+    q, _ = heads(cell, plan.attn_tp)
     if cell.is_mla:
         return layout.meter.attention(
             "mla_prefill", tokens, heads=q, head_dim=cell.head_dim, value_dim=cell.value_dim,
             kv_rank=cell.kv_rank, rope_dim=cell.rope_dim, kv=plan.kv_format,
         )  # fmt: skip
-    return layout.meter.attention(
-        "prefill_attention", tokens, q_heads=q, kv_heads=kv, head_dim=cell.head_dim,
-        value_dim=cell.value_dim, window=cell.window, causal=cell.causal and not cell.cross,
-        kv=plan.kv_format,
-    )  # fmt: skip
+    causal = cell.causal and not cell.cross
+    return layout.meter.attention("prefill_attention", tokens, causal=causal, **core(layout, cell))
 
 
 def decode_cells(

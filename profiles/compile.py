@@ -130,6 +130,7 @@ class Compiler:
             decode_slope_nj=_stack([s.decode_nj[1] for s in stages]),
             prefill_launch_nj=np.array([s.prefill_nj[0] for s in stages]),
             prefill_nj=_stack([s.prefill_nj[1] for s in stages]),
+            **_mixed(stages),
             kv_blocks=kv_blocks(model, plan, self.device, longest),
             swap_block_ps=int(np.ceil(block_bytes / self.device.host_bandwidth * PS)),
             chunkable=chunkable,
@@ -196,6 +197,13 @@ def _tables(stages: list[dict[str, IntArray]]) -> tuple[IntArray, dict[str, IntA
         for name, part in distinct[key].items():
             totals[name] = totals[name] + count * part if name in totals else count * part
     return _stack([rows[id(parts)] for parts in stages]), totals
+
+
+def _mixed(stages: list[Stage]) -> dict[str, IntArray]:
+    """Tables of ``mixed`` by name; no stage has one, or all have."""
+    tables = [stage.mixed for stage in stages if stage.mixed]
+    names = ("mixed_value_ps", "mixed_slope_ps", "mixed_token_ps")
+    return {name: _stack(list(rows)) for name, rows in zip(names, zip(*tables, strict=True), strict=False)}
 
 
 def _stack(rows: list[IntArray]) -> IntArray:

@@ -81,6 +81,9 @@ class EngineProfile:
     prefill_s
         Of an iteration that holds prompt tokens, besides: kernels launched one by one instead of replayed
         from a CUDA graph.
+    holds_mixing
+        Whether ``iteration_s`` and ``prefill_s`` were found with operation times that do not know what prompts and
+        decodes take more in one kernel. Beside operations that do they would count it twice, and are left out.
     memory_scale, compute_scale
         Of the time that bytes and that arithmetic take at the device's peak: above 1, this engine's kernels
         achieve a smaller share of them than the operation times say (``profiles.calibrated``).
@@ -110,6 +113,7 @@ class EngineProfile:
     prefill_s: float
     source: str
     error: str
+    holds_mixing: bool = False
     memory_scale: float = 1.0
     compute_scale: float = 1.0
     collective_scale: float = 1.0

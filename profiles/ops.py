@@ -68,6 +68,14 @@ class Operations(Protocol):
         """One new token of each of ``batch`` sequences over ``context`` cached tokens each (broadcast)."""
         ...
 
+    def mixed_attention(
+        self, batch: IntArray, context: IntArray, *, q_heads: int, kv_heads: int, head_dim: int, value_dim: int,
+        window: int, kv: str,
+    ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+        """Seconds that one kernel for prompts and such decodes takes more than a kernel for each, and more per
+        prompt token (broadcast). Both >= 0; 0 where nobody measured it."""
+        ...
+
     def mla_prefill(self, tokens: IntArray, *, heads: int, head_dim: int, value_dim: int, kv_rank: int,
                     rope_dim: int, kv: str) -> Cost:  # fmt: skip
         """MLA attention core of one sequence (projections are GEMMs of their own)."""
@@ -110,6 +118,9 @@ class Layer:
 
     def decode_attention(self, *args: Any, **shape: Any) -> Cost:
         return self.fallback.decode_attention(*args, **shape)
+
+    def mixed_attention(self, *args: Any, **shape: Any) -> tuple[FloatArray, FloatArray]:
+        return self.fallback.mixed_attention(*args, **shape)
 
     def mla_prefill(self, *args: Any, **shape: Any) -> Cost:
         return self.fallback.mla_prefill(*args, **shape)

@@ -7,7 +7,7 @@ Everything is MODELLED, non-decreasing in its loads and never faster than the pe
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,12 @@ class Roofline:
             rows=np.asarray(batch) * kv_heads,
         )
         return self._cost("decode", kv, work, np.asarray(batch) > 0)
+
+    def mixed_attention(
+        self, batch: IntArray, context: IntArray, **heads: Any
+    ) -> tuple[FloatArray, FloatArray]:
+        nothing = np.zeros(np.broadcast_shapes(np.shape(batch), np.shape(context)))
+        return nothing, nothing
 
     def mla_prefill(
         self, tokens: IntArray, *, heads: int, head_dim: int, value_dim: int, kv_rank: int, rope_dim: int,

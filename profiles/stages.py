@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiles import prompts
-from profiles.cells import Layout, Ledger, decode_cells, embedding_cells, own_cells, shared_cells
+from profiles.cells import Layout, Ledger, core, decode_cells, embedding_cells, own_cells, shared_cells
 from profiles.engine import EngineProfile
 from profiles.meter import Charge
 from profiles.model import Block, Model
@@ -38,6 +38,7 @@ class Stage:
     prefill: tuple[int, IntArray]
     prefill_nj: tuple[int, IntArray]
     prefill_seconds: FloatArray
+    mixed: tuple[IntArray, IntArray, IntArray] | None
 
 
 @dataclass(slots=True, eq=False)
@@ -86,11 +87,15 @@ class StageCosts:
         for block, count in blocks.items():
             own.include(self.cache.get(own_cells, self.layout, block, self.own_grid), count=count)
             shared.include(self.cache.get(shared_cells, self.layout, block, self.shared_grid), count=count)
+        mixed = self._mixed(blocks)
+        engine = self.engine
+        if mixed is not None and engine.holds_mixing:
+            engine = replace(engine, iteration_s=0.0, prefill_s=0.0)
         if first:
             own.include(embedding_cells(self.layout, self.model.vocab, self.own_grid))
-            own.add("host", host(np.full(len(self.own_grid), self.engine.iteration_s)))
+            own.add("host", host(np.full(len(self.own_grid), engine.iteration_s)))
         decode = self._decode(blocks)
-        launch, growth, prefill_seconds = self._prefill(blocks, first)
+        launch, growth, prefill_seconds = self._prefill(blocks, first, engine.prefill_s)
         rank = plan.attn_tp
         return Stage(
             own_parts=parts(self.own_grid, own),
@@ -105,6 +110,7 @@ class StageCosts:
             prefill=(round(launch[0] * PS), integers(self.lengths, growth[0], PS)),
             prefill_nj=(round(launch[1] * NJ), integers(self.lengths, growth[1], NJ)),
             prefill_seconds=prefill_seconds,
+            mixed=mixed,
         )
 
     # Decode: ledgers over every (batch, knot), batch by batch.
@@ -113,14 +119,18 @@ class StageCosts:
         ledger = Ledger(len(self.batches) * len(self.knots))
         if self.model.kind == "encoder":
             return ledger
-        batch = np.repeat(self.batches, len(self.knots))
-        context = np.tile(np.maximum(self.knots, 1), len(self.batches))
+        batch, context = self._decode_loads()
         for block, count in blocks.items():
             layer = self.cache.get(
                 decode_cells, self.layout, block, batch, context, encoder_tokens=self.model.encoder_tokens
             )
             ledger.include(layer, count=count)
         return ledger
+
+    def _decode_loads(self) -> tuple[IntArray, IntArray]:
+        """Every batch with every knot."""
+        batch = np.repeat(self.batches, len(self.knots))
+        return batch, np.tile(np.maximum(self.knots, 1), len(self.batches))
 
     def _grid(self, values: FloatArray) -> FloatArray:
         return values.reshape(*values.shape[:-1], len(self.batches), len(self.knots))
@@ -138,10 +148,31 @@ class StageCosts:
         everyone = np.arange(self.layout.plan.engine.max_seqs + 1)
         return np.stack([np.interp(everyone, self.batches, row) for row in each])
 
+    def _mixed(self, blocks: Counter[Block]) -> tuple[IntArray, IntArray, IntArray] | None:
+        """Tables of ``mixed``, None where it is nothing."""
+        if self.model.kind != "decoder":
+            return None
+        batch, context = self._decode_loads()
+        seconds, each = np.zeros(len(batch)), np.zeros(len(batch))
+        for block, count in blocks.items():
+            for cell in block.attention:
+                if not cell.is_mla:
+                    operations, shape = self.layout.meter.operations, core(self.layout, cell)
+                    more, per_token = operations.mixed_attention(batch, context, **shape)
+                    seconds += count * more
+                    each += count * per_token
+        if not (seconds.any() or each.any()):
+            return None
+        most = np.arange(self.layout.plan.engine.max_seqs + 1)
+        tokens = np.interp(most, self.batches, self._grid(each)[:, 0] * PS).astype(np.int64)
+        return (*self._pieces(seconds, PS), tokens)
+
     def _prefill(
-        self, blocks: Counter[Block], first: bool
+        self, blocks: Counter[Block], first: bool, host_s: float
     ) -> tuple[tuple[float, float], tuple[FloatArray, FloatArray], FloatArray]:
-        """(seconds, joules) of a launch, and of prompts by length; seconds by provenance."""
+        """(seconds, joules) of a launch, and of prompts by length; seconds by provenance.
+
+        ``host_s``: of the host in a launch, on the first stage."""
         model, layout, lengths = self.model, self.layout, self.lengths
         attention = prompts.attention_ledger(layout, model, blocks, lengths)
         request = prompts.request_ledger(layout, model, blocks, first, lengths)
@@ -155,9 +186,9 @@ class StageCosts:
         ceiling, rank = layout.meter.ceiling_w, layout.plan.attn_tp
         launch_j = min(launch_j, ceiling * launch_s) * rank
         provenance = (attention.provenance + request.provenance).sum(axis=1)
-        if first and self.engine.prefill_s:
-            launch_s += self.engine.prefill_s
-            provenance[MODELLED] += self.engine.prefill_s * len(lengths)
+        if first and host_s:
+            launch_s += host_s
+            provenance[MODELLED] += host_s * len(lengths)
         return (launch_s, launch_j), (seconds, capped(joules, seconds, ceiling) * rank), provenance
 
 

@@ -2,7 +2,8 @@
 
 The time of one iteration of one model replica follows from them in O(1) plus the prefill chunks::
 
-    stage_ps(p) = max over ranks r [ local_ps[p, n_r] + decode(p, B_r, S_r) + prefill(p, chunks_r) ]
+    stage_ps(p) = max over ranks r [ local_ps[p, n_r] + decode(p, B_r, S_r) + prefill(p, chunks_r)
+                                     + mixed(p, B_r, S_r, n_r - B_r) ]
                   + shared_ps[p, sum_r n_r] + (head_ps[m] if p is the last stage)
 
 with n_r the new tokens of attention rank r (decodes and prefill chunks), B_r its decode sequences,
@@ -15,6 +16,9 @@ of all ranks that are in the batch. Between stage p and p + 1 pass ``send_ps[p, 
     prefill(p, [])  = 0
     prefill(p, chunks) = prefill_launch_ps[p] + sum over (c, x) of max(G[c], G[x + c] - G[x]),
                       G = prefill_ps[p], c new tokens after x tokens already in the cache
+    mixed(p, B, S, c) = mixed_value_ps[p, B, j] + mixed_slope_ps[p, B, j] * (S - B * knots[j])
+                      + mixed_token_ps[p, B] * c where B and c are both above 0, else 0: what one kernel for
+                      prompts and decodes takes more than one for each
 
 All are integers, so that a stretch of iterations can be summed in closed form and equals stepping bit
 for bit. Every table is non-decreasing along tokens and decode along S (slopes >= 0, values join without
@@ -93,6 +97,9 @@ class StepCost:
 
     kv_blocks: int  # of one attention rank, shared by its stages' micro-batches
     swap_block_ps: int  # to move one block between device and host
+    mixed_value_ps: IntArray | None = None  # [P, B + 1, K], None as those below: nothing
+    mixed_slope_ps: IntArray | None = None  # [P, B + 1, K], per KV token
+    mixed_token_ps: IntArray | None = None  # [P, B + 1], per prompt token
     chunkable: bool = True  # False where a prompt must be processed whole (bidirectional encoders)
 
     # For reports: parts of the tables above by name, summed over stages, they add up to them; and the share

@@ -8,8 +8,9 @@ Three files, times in microseconds (github.com/casys-kaist/LLMServingSim, MIT)::
                       context of each of n_decode sequences
 
 They are of one shape each, the model's own on one device, in bf16: other shapes, formats and operations are
-the fallback's. Rows of mixed batches are left out; prefill rows with nothing in the cache make the
-attention of a prompt over itself, pure decode rows that of decode.
+the fallback's. Prefill rows with nothing in the cache make the attention of a prompt over itself, pure decode
+rows that of decode. Rows of batches with both say what one kernel for both takes more: for each number of
+decodes, by least squares of relative errors, a share of the decodes' own time and a time per prompt token.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import numpy as np
 from profiles.errors import InputError
 from profiles.measured_csv import Kind, read_measured, table_of
 from profiles.model import FeedForward, Model
-from profiles.ops import Cost, IntArray, Layer, Operations
+from profiles.ops import Cost, FloatArray, IntArray, Layer, Operations
 from profiles.silicon_curves import Curve, Surface
 from profiles.silicon_shapes import roof_of, site_curve, site_surface
 from profiles.silicon_tables import Table
@@ -79,6 +80,7 @@ class VllmProfile(Layer):
             "value_dim": cell.value_dim, "window": cell.window, "kv": "bf16",
         }  # fmt: skip
         self._prefill, self._decode = self._attention(files["attention.csv"], directory.name)
+        self._mixed = _mixed(files["attention.csv"])
 
     def gemm(self, m: IntArray, *, n: int, k: int, weight: str, activation: str) -> Cost:
         cost = partial(self.fallback.gemm, n=n, k=k, weight=weight, activation=activation)
@@ -101,6 +103,17 @@ class VllmProfile(Layer):
         seconds, grades = self._decode.at(*loads, roof_of(cost))
         return Cost(seconds=seconds, flops=model.flops, bytes=model.bytes, provenance=grades)
 
+    def mixed_attention(
+        self, batch: IntArray, context: IntArray, **heads: Any
+    ) -> tuple[FloatArray, FloatArray]:
+        if self._mixed is None or heads != self._heads:
+            return self.fallback.mixed_attention(batch, context, **heads)
+        batch, context = np.broadcast_arrays(batch, context)
+        loads = batch.astype(np.float64), context.astype(np.float64)
+        surface, per_token = self._mixed
+        seconds, _ = surface.at(*loads, roof_of(partial(self.fallback.decode_attention, **heads)))
+        return seconds, np.interp(loads[0], surface.batch, per_token)
+
     def _attention(self, rows: dict[str, Any], source: str) -> tuple[Curve | None, Surface | None]:
         """Curve of prompts over themselves, and surface of decode over sequences and context."""
         seconds = rows["time_us"] * 1e-6
@@ -115,6 +128,47 @@ class VllmProfile(Layer):
             site_curve(prefill, 0, quadratic=True) if prefill else None,
             site_surface(decode, 0, roof) if decode else None,
         )
+
+
+def _mixed(rows: dict[str, Any]) -> tuple[Surface, FloatArray] | None:
+    """Over decodes and context: seconds beyond a kernel for each; and more per prompt token, by decodes.
+
+    For each number of decodes the time per prompt token is the slope of least squares common to all contexts;
+    what is left is the median at each. A kernel for both that is quicker counts as one that is not slower.
+    """
+    import pandas as pd
+
+    chunks, decodes, keys = (
+        ["prefill_chunk", "kv_prefill"],
+        ["n_decode", "kv_decode"],
+        ["both", "one", "other"],
+    )
+    frame = pd.DataFrame({name: rows[name] for name in (*chunks, *decodes, "time_us")})
+    prompt, decode = frame["prefill_chunk"] > 0, frame["n_decode"] > 0
+    alone = (
+        (frame[prompt & ~decode][[*chunks, "time_us"]], chunks),
+        (frame[decode & ~prompt][[*decodes, "time_us"]], decodes),
+    )
+    found = frame[prompt & decode].rename(columns={"time_us": keys[0]})
+    for (part, on), name in zip(alone, keys[1:], strict=True):
+        found = found.merge(part.rename(columns={"time_us": name}), on=on)
+    if found["n_decode"].nunique() < 2 or found["kv_decode"].nunique() < 2:
+        return None
+    found["more"] = (found["both"] - found["one"] - found["other"]) * 1e-6
+    same = found.groupby([*decodes, "kv_prefill"])[["prefill_chunk", "more"]]
+    moved = found[["prefill_chunk", "more"]] - same.transform("mean")
+    slopes = (moved["prefill_chunk"] * moved["more"]).groupby(found["n_decode"]).sum()
+    spread = (moved["prefill_chunk"] ** 2).groupby(found["n_decode"]).sum()
+    per_token = (slopes / spread).fillna(0.0).clip(lower=0.0)
+    found["more"] -= found["n_decode"].map(per_token) * found["prefill_chunk"]
+    grid = found.groupby(decodes)["more"].median().clip(lower=0.0).unstack().fillna(0.0)
+    surface = Surface(
+        batch=grid.index.to_numpy(np.float64),
+        context=grid.columns.to_numpy(np.float64),
+        seconds=grid.to_numpy(),
+        grades=np.zeros(grid.shape, dtype=np.int8),
+    )
+    return surface, per_token.to_numpy()
 
 
 def _products(rows: dict[str, Any], load: str, layers: dict[str, tuple[int, int]]) -> dict[Any, Curve]:

@@ -124,6 +124,7 @@ def no_totals(step: StepCost, replicas: int) -> k.Totals:
 
 def costs(step: StepCost) -> k.Cost:
     """The tables as the kernel takes them."""
+    zeros = np.zeros_like(step.decode_value_ps)
     return k.Cost(
         knots=step.knots,
         local=step.local_ps,
@@ -132,6 +133,11 @@ def costs(step: StepCost) -> k.Cost:
         send=step.send_ps,
         decode_value=step.decode_value_ps,
         decode_slope=step.decode_slope_ps,
+        mixed_value=zeros if step.mixed_value_ps is None else step.mixed_value_ps,
+        mixed_slope=zeros if step.mixed_slope_ps is None else step.mixed_slope_ps,
+        mixed_token=np.zeros(zeros.shape[:2], np.int64)
+        if step.mixed_token_ps is None
+        else step.mixed_token_ps,
         prefill_launch=step.prefill_launch_ps,
         prefill=step.prefill_ps,
         decode_value_nj=step.decode_value_nj,

@@ -54,7 +54,8 @@ Settings = namedtuple(
 
 Cost = namedtuple(
     "Cost",
-    "knots local shared head send decode_value decode_slope prefill_launch prefill "
+    "knots local shared head send decode_value decode_slope mixed_value mixed_slope mixed_token "
+    "prefill_launch prefill "
     "decode_value_nj decode_slope_nj prefill_launch_nj prefill_nj swap_block",
 )
 
@@ -554,6 +555,13 @@ def steps_in_memory(cfg, st, rep, lane, free, most):
 
 
 @compiled
+def mixed(cost, p, batch, j, over, chunk):
+    """What decodes of ``batch`` sequences take more in one kernel with ``chunk`` prompt tokens."""
+    value = cost.mixed_value[p, batch, j] + cost.mixed_slope[p, batch, j] * over
+    return value + cost.mixed_token[p, batch] * chunk
+
+
+@compiled
 def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
     """Form the next batch of a slot and set when it ends. Leaves the slot idle if there is nothing to run.
 
@@ -631,8 +639,7 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
     for p in range(stages):
         best, best_growth = np.int64(-1), np.int64(0)
         for rank in range(ranks):
-            time, slope = cost.local[p, tokens[rank]] + prefill_ps[p, rank], np.int64(0)
-            totals.sums[rep, PREFILL_PS] += prefill_ps[p, rank]
+            time, slope = cost.local[p, tokens[rank]], np.int64(0)
             batch = st.lanes.pending_decode[rep, first + rank]
             if batch > 0:
                 context = st.lanes.context[rep, first + rank]
@@ -640,8 +647,12 @@ def schedule(cfg, cost, req, st, totals, rep, slot, now, horizon):
                 over = context - batch * cost.knots[j]
                 slope = cost.decode_slope[p, batch, j] * batch
                 time += cost.decode_value[p, batch, j] + cost.decode_slope[p, batch, j] * over
+                if tokens[rank] > batch:
+                    prefill_ps[p, rank] += mixed(cost, p, batch, j, over, tokens[rank] - batch)
                 if j + 1 < cost.knots.shape[0]:
                     steps = min(steps, (batch * cost.knots[j + 1] - context + batch - 1) // batch)
+            time += prefill_ps[p, rank]
+            totals.sums[rep, PREFILL_PS] += prefill_ps[p, rank]
             if time > best or (time == best and slope > best_growth):
                 best, best_growth = time, slope
         base[p], growth[p] = best + cost.shared[p, total], best_growth

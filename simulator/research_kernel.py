@@ -230,6 +230,10 @@ def iteration_ps(cost, req, work, totals, rep):
         over = context - batch * cost.knots[j]
         decode = cost.decode_value[0, batch, j] + cost.decode_slope[0, batch, j] * over
         time += decode
+        if chunks > 0:
+            together = k.mixed(cost, 0, batch, j, over, tokens - batch)
+            time += together
+            prefill += together
         sums[k.DECODE_TOKENS] += batch
         sums[k.KV_READ] += context
         sums[k.DECODE_NJ] += cost.decode_value_nj[0, batch, j] + cost.decode_slope_nj[0, batch, j] * over

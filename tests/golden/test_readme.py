@@ -35,10 +35,18 @@ def test_the_readme_shows_what_its_commands_print(command, monkeypatch):
     text, now = README.read_text(), printed(command)
     shown = next(after for before, after in BLOCK.findall(text) if before == command)
     if os.environ.get("ZENITH_REGENERATE") == "1" and shown != now:
-        README.write_text(text.replace(f"```console\n{command}{shown}```\n", f"```console\n{command}{now}```\n"))
+        README.write_text(
+            text.replace(f"```console\n{command}{shown}```\n", f"```console\n{command}{now}```\n")
+        )
         shown = now
     assert now == shown
 
 
 def test_the_readme_asks_five_questions_in_a_row():
-    assert [command.split()[2] for command in COMMANDS] == ["optimize", "bound", "whatif", "whatif", "minimum"]
+    assert [command.split()[2] for command in COMMANDS] == [
+        "optimize",
+        "bound",
+        "whatif",
+        "whatif",
+        "minimum",
+    ]

@@ -98,8 +98,10 @@ def test_without_overheads_the_operations_are_a_lower_bound():
 
 def test_a_loaded_server_is_explained_by_its_own_profile():
     (run,) = replayed(RTX, "rtx-pro-6000-96gb").runs
-    assert abs(run.error["ttft"]) < 0.01
-    assert max(abs(run.error[name]) for name in ("tpot", "itl", "e2e")) < 0.005
-    assert run.request_error["scheduled"] < 0.005 and run.request_error["ttft"] < 0.02
-    assert max(run.request_error["tpot"], run.request_error["e2e"]) < 0.01
+    assert abs(run.error["ttft"]) < 0.015
+    assert max(abs(run.error[name]) for name in ("tpot", "itl", "e2e")) < 0.01
+    assert run.request_error["scheduled"] < 0.012 and run.request_error["ttft"] < 0.05
+    assert max(run.request_error["tpot"], run.request_error["e2e"]) < 0.03
     assert run.rejected == 0
+    (same,) = replayed(RTX, "rtx-pro-6000-96gb", engine="none").runs
+    assert same.error == run.error  # nothing was fitted: overheads are left out where mixing is measured

@@ -216,7 +216,8 @@ ALL_TABLES = [table for tables, _ in PARTS.values() for table in tables]
 
 
 def named_parts(case: Case) -> Any:
-    """The tables of a case with a part for each, and one kind of source for each part."""
+    """The tables of a case with a part for each, and one kind of source for each part; what prompts and decodes
+    take more together has no energy of its own, and is nothing here."""
     step = case.step
 
     def only(kind: str, *shape: int) -> Any:
@@ -233,6 +234,9 @@ def named_parts(case: Case) -> Any:
         head_provenance=only("extrapolated", len(step.head_ps)),
         decode_provenance=only("measured", step.max_seqs + 1),
         prefill_provenance=only("interpolated"),
+        mixed_value_ps=None,
+        mixed_slope_ps=None,
+        mixed_token_ps=None,
     )
 
 
@@ -324,7 +328,7 @@ def test_the_same_question_gives_the_same_bytes(case: Case) -> None:
 
 TIMES = (
     "local_ps", "shared_ps", "head_ps", "send_ps", "decode_value_ps", "decode_slope_ps",
-    "prefill_launch_ps", "prefill_ps", "swap_block_ps",
+    "mixed_value_ps", "mixed_slope_ps", "mixed_token_ps", "prefill_launch_ps", "prefill_ps", "swap_block_ps",
 )  # fmt: skip
 
 

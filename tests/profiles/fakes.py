@@ -58,6 +58,10 @@ class FakeOperations:
         width = head_dim + value_dim
         return self._cost(2.0 * seen * q_heads * width, seen * kv_heads * width * FORMAT_BYTES[kv])
 
+    def mixed_attention(self, batch, context, **heads):
+        nothing = np.zeros(np.broadcast_shapes(np.shape(batch), np.shape(context)))
+        return nothing, nothing
+
     def mla_prefill(self, tokens, *, heads, head_dim, value_dim, kv_rank, rope_dim, kv):
         moved = tokens * 2.0 * 2 * heads * (head_dim + value_dim)
         return self._cost(1.0 * tokens * tokens * heads * (head_dim + value_dim), moved)

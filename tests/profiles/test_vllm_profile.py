@@ -7,11 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from profiles.compile import compile_plan
 from profiles.device import load_device
+from profiles.engine import load_engine
 from profiles.errors import InputError
 from profiles.ops import INTERPOLATED, MEASURED, MODELLED
+from profiles.plan import EngineSettings, Plan
+from profiles.power import PowerModel
 from profiles.roofline import Roofline
 from profiles.vllm_profile import VllmProfile
+from tests.profiles.fakes import link
 from tests.profiles.handmade import LLAMA_8B, TINY
 
 SHARED = Path(os.environ.get("ZENITH_SHARED", Path(__file__).parents[2].parent / "shared"))
@@ -51,6 +56,48 @@ def test_points_come_back_and_the_rest_is_the_fallbacks(directory):
     fp8 = profile.decode_attention(np.array([4]), np.array([64]), **(HEADS | {"kv": "fp8"}))
     for cost in (down, narrow, fp8, profile.stream(np.array([1e6]))):
         assert (cost.provenance == MODELLED).all()
+
+
+def with_mixed(directory, more):
+    """Batches of both take what a kernel for each does, and ``more(decodes, context, chunk)`` microseconds."""
+    alone = {(1, 16): 8, (1, 64): 9, (4, 16): 10, (4, 64): 14}
+    rows = ["prefill_chunk,kv_prefill,n_decode,kv_decode,time_us", "16,0,0,0,8", "64,0,0,0,10"]
+    rows += [f"0,0,{n},{context},{time}" for (n, context), time in alone.items()]
+    for chunk, prompt in ((16, 8), (64, 10)):
+        for (n, context), time in alone.items():
+            rows.append(f"{chunk},0,{n},{context},{prompt + time + more(n, context, chunk)}")
+    (directory / "attention.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return VllmProfile(directory, model=TINY, fallback=ROOF)
+
+
+def test_one_kernel_for_prompts_and_decodes_takes_what_was_measured(directory):
+    profile = with_mixed(directory, lambda n, context, chunk: 10 * n + context / 2 + 0.5 * chunk * n)
+    seconds, per_token = profile.mixed_attention(np.array([1, 1, 4, 4]), np.array([16, 64, 16, 64]), **HEADS)
+    assert (seconds * 1e6).tolist() == pytest.approx([18, 42, 48, 72])
+    assert (per_token * 1e6).tolist() == pytest.approx([0.5, 0.5, 2, 2])
+    other = profile.mixed_attention(np.array([4]), np.array([64]), **(HEADS | {"kv": "fp8"}))
+    assert other[0] == other[1] == 0
+    quicker = with_mixed(directory, lambda n, context, chunk: -5 if n == 4 else 5)
+    seconds, per_token = quicker.mixed_attention(np.array([1, 4]), np.array([16, 16]), **HEADS)
+    assert (seconds * 1e6).tolist() == pytest.approx([5, 0]) and not per_token.any()
+
+
+def test_overheads_that_hold_mixing_are_left_out_beside_operations_that_know_it(directory):
+    profile = with_mixed(directory, lambda n, context, chunk: 40)
+
+    def step(operations, name):
+        plan = Plan(engine=EngineSettings(token_budget=64, max_seqs=4), layers_per_stage=(4,))
+        device, one = load_device("rtx-pro-6000"), link(1)
+        return compile_plan(TINY, plan, device, operations, link_tensor=one, link_ffn=one, stage_links=(),
+                            engine=load_engine(name), power=PowerModel(device), max_length=64)  # fmt: skip
+
+    known, bare = step(profile, "vllm-v1"), step(profile, "none")
+    assert np.array_equal(known.local_ps, bare.local_ps)
+    assert np.array_equal(known.prefill_launch_ps, bare.prefill_launch_ps)
+    assert known.mixed_value_ps[0, 1:, 0].tolist() == [4 * 40_000_000] * 4  # layers, picoseconds
+    unknown, without = step(ROOF, "vllm-v1"), step(ROOF, "none")
+    assert (unknown.local_ps > without.local_ps)[:, 1:].all() and unknown.mixed_value_ps is None
+    assert (step(profile, "vllm-v0").local_ps > bare.local_ps)[:, 1:].all()  # its overheads hold no mixing
 
 
 def test_wrong_files_and_models_are_named(directory):

@@ -269,6 +269,10 @@ class Replica:
             lengths = [s.cached + 1 for s in batch.decodes[rank]]
             prefill_ps, prefill_nj = self.prefill(batch.chunks[rank], p)
             decode_ps = self.decode(step.decode_value_ps[p], step.decode_slope_ps[p], lengths)
+            prompts = n - len(lengths)
+            if lengths and prompts and step.mixed_token_ps is not None:
+                prefill_ps += self.decode(step.mixed_value_ps[p], step.mixed_slope_ps[p], lengths)
+                prefill_ps += int(step.mixed_token_ps[p, len(lengths)]) * prompts
             slowest = max(slowest, int(step.local_ps[p, n]) + decode_ps + prefill_ps)
             energy += int(step.local_nj[p, n]) + prefill_nj
             energy += self.decode(step.decode_value_nj[p], step.decode_slope_nj[p], lengths)

@@ -61,6 +61,8 @@ def random_step(
         return {f"{name}_{suffix}": table * unit for name, table in made.items()}
 
     times = tables(unit_ps, "ps")
+    slope = rng.integers(0, 3, shape) * rng.integers(0, 2)
+    value = pieces(rng.integers(0, 9, shape[:2]), slope, knots)
     return StepCost(
         stages=stages,
         ranks=ranks,
@@ -68,6 +70,9 @@ def random_step(
         knots=knots,
         **times,
         **tables(1, "nj"),
+        mixed_value_ps=value * unit_ps,
+        mixed_slope_ps=slope * unit_ps,
+        mixed_token_ps=rng.integers(0, 3, shape[:2]) * unit_ps,
         idle_w=float(rng.integers(1, 9)),
         kv_blocks=kv_blocks,
         swap_block_ps=int(rng.integers(1, 4)) * unit_ps,
