@@ -149,9 +149,11 @@ class BusyEnergy:
         vertices = hulls.lower_hull(dense)
         slopes = np.unique(np.clip(np.diff(dense[vertices]) / np.diff(vertices), 0.0, steepest))
         ray = float((dense / np.arange(1, len(dense) + 1)).min())
-        tried = np.unique([0.0, min(max(ray, 0.0), steepest), *np.quantile(slopes, TRIED)])
+        tried = [0.0, min(max(ray, 0.0), steepest)]
+        if len(slopes):  # none where an iteration has room for one token
+            tried += np.quantile(slopes, TRIED).tolist()
         best, found = -np.inf, (0.0, 0.0)
-        for q in map(float, tried):
+        for q in sorted(set(tried)):
             rest = np.minimum.accumulate((dense - q * np.arange(1, len(dense) + 1))[::-1])[::-1]
             alpha = min(0.0, float((beside + q * d + rest[d]).min()) + launch)
             score = len(self.stats) * alpha + q * float(self.stats.prompt.sum())

@@ -95,7 +95,8 @@ def calibrate(
     engines = sorted({run.engine for run in runs})
     if len(engines) > 1:
         raise InputError(f"runs of {' and '.join(engines)}: a profile has one engine, calibrate them apart")
-    problem = Problem(load_engine(engines[0]), {"model": model, "tables": tables, "silicon": silicon})
+    options: dict[str, Any] = {"model": model, "tables": tables, "silicon": silicon}
+    problem = Problem(counted(load_engine(engines[0]), chosen, Servers(chosen, **options)), options)
     widths = [run.plan(model_of(model or run.model)).replica_devices for run in chosen]
     clusters = {
         "width": [f"{width} device{'s' * (width > 1)}" for width in widths],
@@ -201,10 +202,18 @@ class Problem:
         return changed(start, dict(zip(names, fit.x.tolist(), strict=True)))
 
 
+def counted(engine: EngineProfile, runs: Sequence[Run], servers: Servers) -> EngineProfile:
+    """What counts of the constants: those that stand for mixed batches are 0 where all operations know these."""
+    if not engine.holds_mixing or any(servers.step(run).mixed_value_ps is None for run in runs):
+        return engine
+    name, base = f"{engine.name} but mixed batches", engine.base or engine.name
+    return replace(engine, name=name, base=base, iteration_s=0.0, prefill_s=0.0, holds_mixing=False)
+
+
 def changed(engine: EngineProfile, constants: Mapping[str, float]) -> EngineProfile:
     """The engine with these constants."""
     values: dict[str, Any] = dict(constants)
-    return replace(engine, holds_mixing=False, **values)
+    return replace(engine, **values)
 
 
 def fitted_metrics(measured: Mapping[str, float]) -> list[str]:

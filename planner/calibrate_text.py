@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from planner.calibrate import Calibration, short
@@ -39,6 +40,7 @@ def content(calibration: Calibration) -> dict[str, Any]:
     return {
         "engine": calibration.base.base or calibration.base.name,
         "constants": constants,
+        "holds_mixing": calibration.base.holds_mixing,
         "method": METHOD,
         "fitted_on": dict(calibration.fitted_on),
         "errors": {
@@ -76,7 +78,7 @@ def to_text(calibration: Calibration) -> str:
         says = printable(entry["source"])
         if "interval_95" in entry:
             says = "{:.3g} to {:.3g}".format(*entry["interval_95"])
-        lines.append(f"{name:<17}{entry['value']:>9.3g}  {says}")
+        lines += wrap(f"{name:<17}{entry['value']:>9.3g}  {says}", 80, subsequent_indent=" " * 28)
     seen, errors = calibration.fitted_on, calibration.errors
     metrics = [name for name in METRICS if any(name in part for part in errors.values())]
     lines += ["", f"{'error in %':<28}{'runs':>4}" + "".join(f"{name.upper():>12}" for name in metrics)]

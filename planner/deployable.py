@@ -15,8 +15,8 @@ replicated        no                            no                           no
 feed-forward
 prompt batching   chunked, mixed                chunked, mixed; prompts      chunked, mixed; whole
                                                 first (default)              prompts, mixed
-formats W/A       bf16, fp32, fp8/fp8,          as vLLM but fp4/bf16, and    bf16, fp8/fp8, int4/bf16,
-                  fp8/bf16, int8/int8,          int4/int8, int4/fp8          int4/fp8, fp4/fp4,
+formats W/A       bf16, fp32, fp8/fp8,          as vLLM, and int4/int8,      bf16, fp8/fp8, int4/bf16,
+                  fp8/bf16, int8/int8,          int4/fp8                     int4/fp8, fp4/fp4,
                   int8/bf16, int4/bf16,                                      mxfp4/bf16, mxfp4/fp8
                   fp4/fp4, fp4/bf16,
                   mxfp4/bf16, mxfp4/fp8
@@ -35,8 +35,8 @@ tensor_parallel_size``; ``enable_attention_dp`` replicates attention weights on 
 ``features/quantization`` (PyTorch backend), ``features/paged-attention-ifb-scheduler``,
 ``models/supported-models``, support matrix. On devices that multiply in fp8, fp8 weights come with fp8
 activations in all three; weights alone in fp8 (Marlin kernels) are for those that do not, from Turing on. So
-it is with fp4 (NVFP4): both sides on Blackwell, weights alone (Marlin, from Ampere on) in vLLM elsewhere. MXFP4
-holds experts alone, beside fp8 activations only on Blackwell.
+it is with fp4 (NVFP4): both sides on Blackwell, weights alone (Marlin, from Ampere on) in vLLM and
+SGLang (its pull request 19652) elsewhere. MXFP4 holds experts alone, beside fp8 activations only on Blackwell.
 Replicas of a model are separate processes behind a router in all three.
 """
 
@@ -75,7 +75,7 @@ _FORMATS = {
         ("mxfp4", "fp8"),
     },
 }  # fmt: skip
-_FORMATS["SGLang"] = _FORMATS["vLLM"] - {("fp4", "bf16")} | {("int4", "int8"), ("int4", "fp8")}
+_FORMATS["SGLang"] = _FORMATS["vLLM"] | {("int4", "int8"), ("int4", "fp8")}
 
 _WITHOUT = {"SGLang": ("v100",), "TensorRT-LLM": ("v100", "mi")}
 """Devices, by how their name begins, that an engine does not run on."""

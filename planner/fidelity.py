@@ -194,6 +194,11 @@ class Servers:
 
     def replay(self, run: Run) -> Outcome:
         """What the simulator makes of the run's own requests."""
+        plan = self._plans[id(run)][1]
+        return simulate(run.trace, self.step(run), plan.engine, replicas=plan.replicas)
+
+    def step(self, run: Run) -> StepCost:
+        """Cost tables of the run's server."""
         model, plan = self._plans[id(run)]
         key = self._key(run, model)
         if key not in self._evaluators:
@@ -211,7 +216,7 @@ class Servers:
             if found:
                 raise InputError(f"{run.group}, {run.name}: {plan.label} on {pool.name}: {'; '.join(found)}")
             self._steps[server] = evaluator.step(Candidate(plan=plan, pool=0, placement=place(plan, pool)))
-        return simulate(run.trace, self._steps[server], plan.engine, replicas=plan.replicas)
+        return self._steps[server]
 
     @property
     def sources(self) -> tuple[str, ...]:

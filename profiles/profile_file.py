@@ -3,6 +3,8 @@
 engine: vllm-v0                       # whose constants count where none is given here
 constants:
   iteration_s: {value: 0.0046}        # names, units and ranges: profiles.engine.CONSTANTS
+holds_mixing: false                   # whether they stand for mixed batches (profiles.engine.EngineProfile); else
+                                      # as the engine's, unless iteration_s or prefill_s is given
 residuals:                            # signed, of runs left out of the fit (profiles.engine.Residual)
   itl: {low: -0.03, high: 0.05}
 errors: ...                           # for people, like fitted_on, method and what else a constant holds
@@ -15,7 +17,7 @@ from typing import Any
 from profiles.engine import CONSTANTS, EngineProfile, Residual, engines, load_engine
 from profiles.errors import InputError, nearest
 
-KEYS = ("engine", "constants", "method", "fitted_on", "errors", "residuals")
+KEYS = ("engine", "constants", "holds_mixing", "method", "fitted_on", "errors", "residuals")
 RESIDUALS = ("ttft", "itl", "tpot", "e2e")
 CONSTANT_KEYS = ("value", "unit", "range", "interval_95", "source")
 
@@ -56,9 +58,13 @@ def read_profile(path: Path) -> EngineProfile:
     values = {key: _value(path, key, nodes[key], entry) for key, entry in given.items()}
     residuals = _residuals(path, top.get("residuals"), content.get("residuals", {}))
     base = load_engine(name)
+    mixing = content.get("holds_mixing", base.holds_mixing and not {"iteration_s", "prefill_s"} & set(values))
+    if type(mixing) is not bool:
+        line = _line(top["holds_mixing"])
+        raise InputError(f"{path}:{line}: holds_mixing: {mixing!r}: expected true or false")
     constants = {key: values.get(key, getattr(base, key)) for key in CONSTANTS}
     return EngineProfile(
-        name=str(path), base=name, source="zenith calibrate", error=f"see {path}",
+        name=str(path), base=name, source="zenith calibrate", error=f"see {path}", holds_mixing=mixing,
         worst={**base.worst, **_worst(content.get("errors"))}, **constants,
         residuals=residuals or base.residuals,
         residuals_of=f"runs left out of the fit of {path}" if residuals else base.residuals_of,

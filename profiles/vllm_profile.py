@@ -9,8 +9,8 @@ Three files, times in microseconds (github.com/casys-kaist/LLMServingSim, MIT)::
 
 They are of one shape each, the model's own on one device, in bf16: other shapes, formats and operations are
 the fallback's. Prefill rows with nothing in the cache make the attention of a prompt over itself, pure decode
-rows that of decode. Rows of batches with both say what one kernel for both takes more: for each number of
-decodes, by least squares of relative errors, a share of the decodes' own time and a time per prompt token.
+rows that of decode. Rows of batches with both say what one kernel for both takes more (``_mixed``): a time for each
+number of decodes and their context, and a time per prompt token for each number of decodes.
 """
 
 from collections.abc import Callable

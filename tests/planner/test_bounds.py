@@ -151,14 +151,22 @@ def test_no_scheduler_beats_a_bound(
     preemption=st.sampled_from(["recompute", "swap"]),
     queue=st.sampled_from(["fcfs", "sjf"]),
     routing=st.sampled_from(["round-robin", "least-outstanding"]),
+    together=st.booleans(),
 )
 def test_no_policy_beats_a_bound(
     seed, stages, ranks, replicas, capacity, budget, max_seqs, block_size, requests, gap_us, preemption,
-    queue, routing,
+    queue, routing, together,
 ):  # fmt: skip
     step = random_step(
         seed, stages=stages, ranks=ranks, max_seqs=max_seqs, capacity=-(-capacity // block_size), tokens=30
     )
+    if together:  # a kernel for prompts and decodes takes more than one for each
+        step = replace(
+            step,
+            mixed_value_ps=step.decode_value_ps,
+            mixed_slope_ps=step.decode_slope_ps,
+            mixed_token_ps=step.decode_value_ps[:, :, 0] // 10,
+        )
     trace = random_trace(seed, requests, gap_us)
     for policy in POLICIES:
         engine = EngineSettings(
@@ -176,6 +184,15 @@ def test_no_policy_beats_a_bound(
             for f, t, o in zip(outcome.first_token_ps, outcome.finish_ps, trace.output_tokens, strict=True)
         ]
         check(step, plan, trace, (times, outcome.energy_nj), context=(seed, policy), work_conserving=True)
+
+
+def test_iterations_of_a_single_token_have_a_bound():
+    step = random_step(3, max_seqs=1)
+    trace = random_trace(3, 6, 5.0)
+    engine = EngineSettings(policy="sarathi", token_budget=1, max_seqs=1, block_size=1, watermark=0.0)
+    outcome = simulate(trace, step, engine)
+    energy = step.idle_w * int(outcome.finish_ps.max()) / 1e12 + outcome.energy_nj * 1e-9
+    assert 0 < plan_bound(step, Plan(layers_per_stage=(1,), engine=engine), trace, "energy").value <= energy
 
 
 # ---------------------------------------------------------------- bounds that are attained

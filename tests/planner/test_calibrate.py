@@ -407,3 +407,53 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(words, says, tmp_path,
     assert done.exit_code == 2 and says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 or done.stderr.startswith("fitting")
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.fixture
+def kernels(tmp_path):
+    """Kernel times of llama-3.2-1b in which a batch of both takes 300 us a layer more."""
+    alone, prompts = {(1, 16): 8, (1, 4096): 20, (32, 16): 10, (32, 4096): 90}, {16: 8, 2048: 200}
+    rows = ["prefill_chunk,kv_prefill,n_decode,kv_decode,time_us"]
+    rows += [f"{chunk},0,0,0,{time}" for chunk, time in prompts.items()]
+    rows += [f"0,0,{n},{context},{time}" for (n, context), time in alone.items()]
+    rows += [
+        f"{chunk},0,{n},{context},{prompt + time + 300}"
+        for chunk, prompt in prompts.items()
+        for (n, context), time in alone.items()
+    ]
+    files = {"attention.csv": rows, "dense.csv": ["layer,tokens,time_us", "qkv_proj,1,5"],
+             "per_sequence.csv": ["layer,sequences,time_us", "lm_head,1,50"]}  # fmt: skip
+    for name, lines in files.items():
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_constants_that_hold_mixing_do_not_come_back_beside_kernels_that_know_it(kernels, tmp_path):
+    runs = as_measured([replace(run, tables=kernels) for run in mixed()[:2]])
+    found = calibrate(runs, silicon=False)
+    assert max(part.worst_abs_error for part in found.errors["before"].values()) < 1e-9
+    assert max(part.worst_abs_error for part in found.errors["after"].values()) < 0.02
+    path = tmp_path / "fitted.yaml"
+    path.write_text(to_yaml(found), encoding="utf-8")
+    fitted = read_profile(path)
+    assert fitted.base == "vllm-v1" and not fitted.holds_mixing and fitted.iteration_s < 1e-4
+    for part in Problem(fitted, {"silicon": False}).errors(runs, fitted).values():
+        assert part.worst_abs_error < 0.02
+
+
+def test_constants_fitted_without_mixing_say_so(one_gpu, kernels, tmp_path):
+    path = tmp_path / "fitted.yaml"
+    path.write_text(to_yaml(one_gpu[1]), encoding="utf-8")
+    fitted = read_profile(path)
+    assert fitted.holds_mixing and fitted.iteration_s > 0.003
+    run = replace(mixed()[0], tables=kernels)
+    beside, bare = (Servers([run], silicon=False, engine=each).step(run) for each in (
+        fitted, replace(fitted, iteration_s=0.0, prefill_s=0.0)))  # fmt: skip
+    assert np.array_equal(beside.local_ps, bare.local_ps)
+    path.write_text("engine: vllm-v1\nconstants: {iteration_s: {value: 0.004}}\n", encoding="utf-8")
+    assert not read_profile(path).holds_mixing
+    path.write_text("engine: vllm-v1\n", encoding="utf-8")
+    assert read_profile(path).holds_mixing
+    path.write_text("engine: vllm-v1\nholds_mixing: 1\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"fitted\.yaml:2: holds_mixing: 1: expected true or false"):
+        read_profile(path)

@@ -59,7 +59,7 @@ def test_layouts(model, widths, engines):
         (("fp4", "fp4", "fp8"), load_device("b200"), ALL),
         (("fp4", "bf16", "bf16"), load_device("b200"), set()),
         (("fp4", "fp4", "bf16"), H100, set()),
-        (("fp4", "bf16", "bf16"), H100, {"vLLM"}),
+        (("fp4", "bf16", "bf16"), H100, {"vLLM", "SGLang"}),
         (("fp4", "bf16", "bf16"), load_device("mi300x"), set()),
         (("mxfp4", "bf16", "bf16"), H100, set()),
     ],
