@@ -9,6 +9,7 @@ rate  the arrivals of the trace; lengths and their order stay
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from planner.bound_rows import Scheduler, best_row, own_row, rows_of, swaps
@@ -17,7 +18,11 @@ from planner.contest import contest
 from planner.objective import Objective
 from planner.setting import Setting
 from profiles.errors import InputError, nearest
+from simulator.engine import LONGEST_S
 from traces.transform import scale_rate
+
+MOST_BLOCKS = 2**31
+"""KV blocks of a rank, far more than any memory has."""
 
 AXES = {"kv": "KV cache", "rate": "rate of arrivals"}
 
@@ -75,6 +80,28 @@ def parse_vary(text: str) -> Vary:
             raise InputError(f"--vary {text}: {word!r}, expected {axis}=x0.5,x1,x2")
         factors.append(factor)
     return Vary(axis=axis, factors=tuple(dict.fromkeys(factors)))
+
+
+def check_vary(setting: Setting, vary: Sequence[Vary]) -> None:
+    """Whether every factor leaves a memory and arrivals that the simulator holds.
+
+    Raises
+    ------
+    InputError
+        When one does not, with the last that does.
+    """
+    blocks = max(1, setting.chunked.kv_blocks, setting.whole.kv_blocks)
+    slowest = float(setting.trace.arrival_s[-1]) / LONGEST_S
+    for axis, factor in ((each.axis, factor) for each in vary for factor in each.factors):
+        if axis == "kv" and factor > MOST_BLOCKS / blocks:
+            raise InputError(
+                f"--vary kv=x{factor:g}: more than {MOST_BLOCKS:,} KV blocks, at most x{MOST_BLOCKS / blocks:.3g}"
+            )
+        if axis == "rate" and factor < slowest:
+            raise InputError(
+                f"--vary rate=x{factor:g}: arrivals span more than {LONGEST_S / 86_400:.0f} days, "
+                f"at least x{slowest * 1.01:.3g}"
+            )
 
 
 def point(setting: Setting, goal: Objective, axis: str, factor: float) -> Point:

@@ -4,7 +4,7 @@ from planner import figures
 from planner.bound_curve import AXES, Point
 from planner.bound_report import BoundReport
 from planner.bound_rows import Scheduler
-from planner.bound_text import curve_points, quantity
+from planner.bound_text import curve_points, quantity, rate_text
 from planner.html import STYLE
 from planner.page import Element, document, figure, node, pairs, section, table
 
@@ -125,7 +125,7 @@ def _curve(report: BoundReport, axis: str) -> Element:
         words="The bound, the plan's own scheduler and the best one; the table below has every value.",
     )  # fmt: skip
     rows = [
-        [f"x{each.factor:g}", f"{each.kv_tokens:,}", f"{each.rate_per_s or 0:.4g}",
+        [f"x{each.factor:g}", f"{each.kv_tokens:,}", rate_text(each.rate_per_s),
          quantity(each.bound.value, unit), _value(each.own, unit), _value(each.best, unit),
          each.best.name if each.best else "all reject requests"]
         for each in points

@@ -8,13 +8,15 @@ from planner.objective import OBJECTIVES
 from planner.pipeline import Answer
 from planner.printable import printable, quantity
 from planner.report import WIDTH, certificate_text
+from planner.setting import BOUNDED
 from profiles.errors import InputError, nearest
 
 
 def check_objective(name: str) -> None:
     """Raise InputError for an objective that plans are not searched for."""
     if name not in OBJECTIVES:
-        raise InputError(f"--all-plans: {name!r} bounds one plan, not a search, {nearest(name, OBJECTIVES)}")
+        searched = [each for each in BOUNDED if each in OBJECTIVES]
+        raise InputError(f"--all-plans: {name!r} bounds one plan, not a search, {nearest(name, searched)}")
 
 
 def ratio(value: float, bound: float) -> float | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from formulations.problem import Limits
 from planner import units
-from planner.bound_curve import Point, Vary, point, point_of
+from planner.bound_curve import Point, Vary, check_vary, point, point_of
 from planner.bound_rows import Scheduler, best_row, own_row, rows_of, swaps
 from planner.bounds import PlanBound
 from planner.contest import Served, contest
@@ -110,6 +110,7 @@ def bound_report(
     progress("compiling cost tables")
     evaluator = Evaluator(question, tables=tables, silicon=silicon)
     setting = _setting(question, evaluator, plan)
+    check_vary(setting, vary)
     if objective == "goodput" and not setting.slo_s:
         raise InputError("goodput counts requests that meet SLOs: give --slo of ttft, tpot or e2e")
     served, left_out = contest(setting, goal, progress)
@@ -132,11 +133,13 @@ def bound_report(
         )
     trace, best = question.trace, None
     if limits is not None:
-        if reason := why_not(plan, objective):
+        if reason := why_not(plan, objective, chunkable=setting.whole.chunkable):
             notes.append(f"not solved exactly: {reason}")
         else:
             progress("solving exactly")
-            best = exact(setting.roomy(setting.whole), plan, trace, objective, limits, floor_s=bound.value)
+            outcomes = [outcome for _, outcome, _ in served]
+            step = setting.roomy(setting.whole)
+            best = exact(step, plan, trace, objective, limits, floor_s=bound.value, known=outcomes)
     return BoundReport(
         headline=f"{question.model.name} on {plan.devices} x {evaluator.sources[0].split(':')[0]}, {plan.label}\n"
         f"trace {trace.name}: {len(trace):,} requests in {trace.duration_s:.4g} s, prompt "

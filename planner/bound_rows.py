@@ -97,10 +97,11 @@ def own_row(rows: Sequence[Scheduler], own: EngineSettings) -> int | None:
 
 
 def best_row(rows: Sequence[Scheduler], goal: Objective, *, engines: bool = False) -> int | None:
-    """The first of the best. ``engines``: of the policies of ``simulator.batching`` alone."""
+    """The first of the best, named as the table names it: by the one that speaks for all that do the same.
+    ``engines``: of the policies of ``simulator.batching`` alone."""
     valued = [
         (goal.score(each.value), i)
         for i, each in enumerate(rows)
-        if each.value is not None and not (engines and each.contender.rules)
+        if each.value is not None and each.same_as is None and not (engines and each.contender.rules)
     ]
     return min(valued)[1] if valued else None

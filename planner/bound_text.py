@@ -80,6 +80,17 @@ def quantity(value: float | None, unit: str) -> str:
     return whole_quantity(value, unit)
 
 
+def rate_text(rate_per_s: float | None) -> str:
+    """Requests per second; all at once have no rate.
+
+    Examples
+    --------
+    >>> rate_text(12.34567), rate_text(None)
+    ('12.35', 'at once')
+    """
+    return "at once" if rate_per_s is None else f"{rate_per_s:.4g}"
+
+
 def curve_lines(report: BoundReport) -> list[str]:
     """A table per axis, and its columns drawn with one scale for all."""
     unit, lines = report.objective.unit, []
@@ -89,7 +100,7 @@ def curve_lines(report: BoundReport) -> list[str]:
         heads = f"{axis:<7}{amount:>10}{'bound':>10}{'own':>10}{'':>6}{'best':>10}{'':>6} by"
         lines += ["", heads]
         for each in points:
-            amount = f"{each.kv_tokens:,}" if axis == "kv" else f"{each.rate_per_s or 0:.4g}"
+            amount = f"{each.kv_tokens:,}" if axis == "kv" else rate_text(each.rate_per_s)
             cells = f"{f'x{each.factor:g}':<7}{amount:>10}{quantity(each.bound.value, unit):>10}"
             for row in (each.own, each.best):
                 cells += f"{'none' if row is None else quantity(row.value, unit):>10}"

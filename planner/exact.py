@@ -44,8 +44,9 @@ class Exact:
 
 
 def exact(
-    step: StepCost, plan: Plan, trace: Trace, objective: str, limits: Limits, *, floor_s: float = 0.0
-) -> Exact:
+    step: StepCost, plan: Plan, trace: Trace, objective: str, limits: Limits, *, floor_s: float = 0.0,
+    known: Iterable[Outcome] = (),
+) -> Exact:  # fmt: skip
     """The best schedule found within the limits, and what is proven of all others.
 
     Parameters
@@ -54,13 +55,15 @@ def exact(
         Tables that cover whole prompts beside the decodes of everyone else.
     floor_s
         A bound on the objective that is known.
+    known
+        What schedulers of one replica do. Those that stay in the class are schedules, too.
 
     Raises
     ------
     ValueError
         Where ``why_not`` has a reason.
     """
-    if reason := why_not(plan, objective):
+    if reason := why_not(plan, objective, chunkable=step.chunkable):
         raise ValueError(reason)
     instance, unit = instance_of(step, plan, trace)
     bound_s, outcomes = floor_s, list[Outcome]()
@@ -71,7 +74,7 @@ def exact(
         bound_s = max(bound_s, (found.bound * unit - arrived) * SAFE / count / PS)
         # The tables may prefer another schedule than the integers below them.
         outcomes += run(step, plan, trace, [found.schedule, *greedy_schedules(instance)])
-    outcomes += policies(step, plan, trace)
+    outcomes += [*policies(step, plan, trace), *filter(_stays, known)]
     if not outcomes:
         outcomes += run(step, plan, trace, greedy_schedules(instance)[:1])
     value_s = min(seconds(outcome, objective) for outcome in outcomes)
@@ -98,18 +101,23 @@ def policies(step: StepCost, plan: Plan, trace: Trace) -> list[Outcome]:
     for policy in POLICIES:
         engine = replace(plan.engine, policy=policy)
         with suppress(ValueError):  # whole prompts beyond the tables
-            outcome = simulate(trace, step, engine)
-            if not outcome.rejected and not outcome.preemptions.any():
-                found.append(outcome)
-    return found
+            found.append(simulate(trace, step, engine))
+    return list(filter(_stays, found))
 
 
-def why_not(plan: Plan, objective: str) -> str:
+def _stays(outcome: Outcome) -> bool:
+    """Whether it is a schedule of the class: no scheduler here lets some decodes run and others wait."""
+    return not outcome.rejected and not outcome.preemptions.any()
+
+
+def why_not(plan: Plan, objective: str, *, chunkable: bool = True) -> str:
     """Why there is no exact model, empty where there is one."""
     if plan.replicas * plan.stages * plan.attn_dp > 1:
         return f"the exact model knows one replica of one stage and attention rank, not {plan.label}"
     if objective not in OBJECTIVES:
         return f"there is no exact model of {objective}, only of {', '.join(OBJECTIVES)}"
+    if not chunkable:
+        return "the exact model cuts prompts into chunks, which an encoder cannot"
     return ""
 
 

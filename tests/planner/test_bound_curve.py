@@ -58,6 +58,22 @@ def test_a_curve_is_printed_within_80_columns(ask):
     assert "all reject requests" in text and "·" in text and "x0.0001" in text
 
 
+def test_arrivals_all_at_once_have_no_rate(ask):
+    Path("t.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,40,3\n0,30,2\n")
+    words = ["bound", *WORDS, "--plan", "tp=1", "--vary", "rate=x1,x2", "--html", "page.html"]
+    lines = [line for line in ask(*words).stdout.splitlines() if line.startswith("x")]
+    assert len(lines) == 2 and all(line.split()[1:3] == ["at", "once"] for line in lines)
+    assert Path("page.html").read_text().count("at once") >= 2
+    assert [each["rate_per_s"] for each in json.loads(ask(*words, "--json").stdout)["curve"]] == [None, None]
+
+
+def test_the_best_of_a_curve_is_a_line_of_the_table(ask):
+    found = json.loads(ask("bound", *WORDS, "--plan", "tp=1", "--vary", "kv=x1,x2", "--json").stdout)
+    shown = {each["name"] for each in found["schedulers"] if each["same_as"] is None}
+    assert found["curve"][0]["best"]["name"] in shown
+    assert all(each["best"]["same_as"] is None for each in found["curve"])
+
+
 def test_all_plans_are_those_of_optimize(ask):
     words = ["--all-plans", "--objective", "ttft"]
     found = json.loads(ask("bound", *WORDS, *words, "--json").stdout)
@@ -93,10 +109,12 @@ def _closed(page):
         ([], "give either --plan, as in tp=4, or --all-plans"),
         (["--plan", "tp=1", "--all-plans"], "give either --plan"),
         (["--all-plans", "--exact"], "--exact: for one plan"),
-        (["--all-plans", "--objective", "makespan"], "'makespan' bounds one plan"),
+        (["--all-plans", "--objective", "makespan"], "known: energy, goodput, latency, p99-e2e, tpot, ttft"),
         (["--plan", "tp=1", "--vary", "tp=x1"], "unknown axis 'tp'"),
         (["--plan", "tp=1", "--vary", "kv=2"], "expected kv=x0.5,x1,x2"),
         (["--plan", "tp=1", "--vary", "rate=x0"], "expected rate=x0.5,x1,x2"),
+        (["--plan", "tp=1", "--vary", "rate=x1e-9"], "arrivals span more than 100 days, at least x"),
+        (["--plan", "tp=1", "--vary", "kv=x1e300"], "more than 2,147,483,648 KV blocks, at most x"),
     ],
 )
 def test_a_mistake_is_one_line(ask, words, said):

@@ -110,3 +110,29 @@ def test_large_windows_have_a_bound_and_a_schedule(objective):
         values(simulate(trace, step, replace(engine, policy=policy)))[objective] for policy in POLICIES
     )
     assert found.value == pytest.approx(best, rel=1e-12)
+
+
+def test_schedules_that_are_known_count_where_they_stay_in_the_class():
+    """A large window: shortest prompts first beats first come, first served."""
+    n = 70
+    step = affine_step(max_seqs=4, max_tokens=200, max_length=40, kv_blocks=500)
+    engine = EngineSettings(block_size=1, max_seqs=4, token_budget=20, watermark=0.0)
+    plan = Plan(layers_per_stage=(1,), engine=engine)
+    trace = trace_of(np.zeros(n, np.int64), 20 - np.arange(n) // 4, np.arange(n) % 5 + 1)
+    known = simulate(trace, step, replace(engine, queue="sjf"))
+    alone = exact(step, plan, trace, "latency", LIMITS)
+    assert (
+        exact(step, plan, trace, "latency", LIMITS, known=[known]).value
+        == values(known)["latency"]
+        < alone.value
+    )
+    evicted = replace(known, preemptions=known.preemptions + 1)
+    assert exact(step, plan, trace, "latency", LIMITS, known=[evicted]) == alone
+
+
+def test_an_encoder_has_no_exact_model():
+    """Its prompts are not cut, so a schedule that cuts them has no value."""
+    _, step, plan = case(0, affine)
+    assert "encoder" in why_not(plan, "latency", chunkable=False)
+    with pytest.raises(ValueError, match="encoder"):
+        exact(replace(step, chunkable=False), plan, trace_of([0], [3], [1]), "latency", LIMITS)
