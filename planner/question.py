@@ -25,6 +25,7 @@ from planner.deployable import ENGINES
 from planner.objective import OBJECTIVES
 from planner.slo import REQUEST_METRICS, Slo, parse_slo
 from profiles.errors import InputError, nearest
+from profiles.model import MoE
 from profiles.plan import FORMAT_BYTES, POLICIES, EngineSettings
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ ACTIVATIONS_OF = {
 """Activation formats for which kernels exist beside each weight format: W8A8 and weight-only of vLLM
 (docs.vllm.ai, "Quantization: supported hardware"), W4A8 of TensorRT-LLM (its support matrix), NVFP4 with both sides
 in four bits (Blackwell) or weights alone (Marlin), MXFP4 beside bf16 or MXFP8."""
+
+
+def lacks_experts(model: Model, weights: str) -> str:
+    """Why no matrix of the model is in this format, empty where some is: MXFP4 holds routed experts alone."""
+    if weights != "mxfp4" or any(isinstance(block.ffn, MoE) for block in model.decoder.blocks):
+        return ""
+    return f"mxfp4 holds routed experts alone, {model.name} has none"
 
 
 def activations_for(weights: str, device: Device) -> str:
@@ -174,6 +182,9 @@ class Question:
         self._check_axes()
         self._check_values()
         if not any(self.pairs_of_formats(pool.device) for pool in self.fleet.pools):
+            lacking = [lacks_experts(self.model, str(weights)) for weights in self.options("weights")]
+            if all(lacking):
+                raise InputError(f"{lacking[0]}.")
             raise InputError(
                 f"No kernel multiplies {'/'.join(map(str, self.options('weights')))} weights by"
                 f" {'/'.join(map(str, self.options('activations')))} activations"
@@ -238,6 +249,8 @@ class Question:
         said = self.activation_formats or "activations" in self.fix
         pairs = []
         for weights in map(str, self.options("weights")):
+            if lacks_experts(self.model, weights):
+                continue
             wanted = map(str, self.options("activations")) if said else [activations_for(weights, device)]
             fitting = [a for a in wanted if a in ACTIVATIONS_OF[weights] and a in device.dense_flops]
             pairs += [(weights, activations) for activations in fitting]

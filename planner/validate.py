@@ -8,7 +8,7 @@ from math import gcd
 from typing import TYPE_CHECKING
 
 from planner.axes import axis_of
-from planner.question import ACTIVATIONS_OF, Question
+from planner.question import ACTIVATIONS_OF, Question, lacks_experts
 from planner.rules import LIMITS, limits_of
 from profiles import memory
 from profiles.model import FeedForward, Model, MoE
@@ -44,6 +44,8 @@ def _shape(model: Model, plan: Plan, device: "Device") -> list[str]:
         found.append(f"attn_dp and ffn_dp share the factor {common}: that is dp={plan.replicas * common}")
     elif max(plan.attn_dp, plan.ffn_dp) % min(plan.attn_dp, plan.ffn_dp):
         found.append(f"of attn_dp={plan.attn_dp} and ffn_dp={plan.ffn_dp} neither divides the other")
+    if reason := lacks_experts(model, plan.weight_format):
+        found.append(reason)
     if plan.activation_format not in ACTIVATIONS_OF[plan.weight_format]:
         found.append(f"no kernel for {plan.weight_format} weights by {plan.activation_format} activations")
     if plan.activation_format not in device.dense_flops:

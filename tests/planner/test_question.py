@@ -8,6 +8,7 @@ import pytest
 from planner.axes import AXES, axis_of, parse_axes, parse_pairs, plan_from_axes
 from planner.question import Question
 from planner.slo import parse_slo
+from planner.validate import complaints
 from profiles.device import load_device
 from profiles.errors import InputError
 from profiles.fleet import homogeneous
@@ -138,7 +139,8 @@ def test_published_formats_by_default():
     ],
 )
 def test_activations_follow_weights_where_the_device_multiplies_them(device, weights, activations):
-    pairs = ask(weight_formats=(weights,)).pairs_of_formats(load_device(device))
+    model = MIXTRAL if weights == "mxfp4" else LLAMA
+    pairs = ask(model=model, weight_formats=(weights,)).pairs_of_formats(load_device(device))
     assert pairs == ((weights, activations),)
 
 
@@ -179,6 +181,18 @@ def test_questions_refused_in_one_line(changes):
     with pytest.raises(InputError) as error:
         ask(**changes)
     assert "\n" not in str(error.value)
+
+
+def test_mxfp4_is_for_models_with_experts():
+    with pytest.raises(InputError, match=r"mxfp4 holds routed experts alone, .* has none"):
+        ask(weight_formats=("mxfp4",))
+    both = ask(weight_formats=("bf16", "mxfp4"))
+    assert both.pairs_of_formats(load_device("h100-sxm-80gb")) == (("bf16", "bf16"),)
+    named = Plan(layers_per_stage=(len(both.model.decoder.layers),), weight_format="mxfp4")
+    found = complaints(both, both.fleet.pools[0], named)
+    assert [line for line in found if "mxfp4" in line] == [
+        f"mxfp4 holds routed experts alone, {both.model.name} has none"
+    ]
 
 
 def test_question_is_frozen():
