@@ -74,12 +74,15 @@ class Document:
         InputError
             When the way leads through something that has no keys.
         """
+        keys = self._own(keys)
         self.drop(keys)
         if value is None:
             return
         parent: Any = self.data
         for i, key in enumerate(keys[:-1]):
             if isinstance(parent, dict):
+                if key not in parent:
+                    self.places[keys[: i + 1]] = place
                 parent = parent.setdefault(key, {})
             elif isinstance(parent, list) and isinstance(key, int) and key < len(parent):
                 parent = parent[key]
@@ -89,7 +92,14 @@ class Document:
         if isinstance(parent, list) and not (isinstance(last, int) and last < len(parent)):
             raise InputError(f"{place} {dotted(keys)}: expected an index below {len(parent)}")
         parent[last] = value
-        self.places[tuple(keys)] = place
+        self.places[keys] = place
+
+    def _own(self, keys: Sequence[str | int]) -> Keys:
+        """The way with numbers as indices where lists are, and as words where mappings are, or would be made."""
+        own: list[str | int] = []
+        for key in keys:
+            own.append(key if isinstance(self.get(own), list) else str(key))
+        return tuple(own)
 
 
 def dotted(keys: Sequence[str | int]) -> str:
@@ -146,7 +156,8 @@ def _compose(text: str, name: str) -> Any:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
+        at = getattr(error, "position", None)  # of a character that no YAML has
+        line = f":{mark.line + 1}" if mark else f":{text[:at].count(chr(10)) + 1}" if at is not None else ""
         words = getattr(error, "problem", None) or getattr(error, "reason", None) or "no text"
         raise InputError(f"{name}{line}: not YAML: {words}") from error
     except RecursionError:
@@ -187,4 +198,7 @@ def _scalar(word: str) -> Any:
         return _WORDS[word.lower()]
     if _INT.fullmatch(word):
         return int(word)
-    return float(word) if _FLOAT.fullmatch(word) else word
+    if not _FLOAT.fullmatch(word):
+        return word
+    number = float(word)
+    return int(number) if number.is_integer() else number  # the schema takes 4.0 as the whole number it is

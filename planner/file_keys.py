@@ -4,6 +4,7 @@
 synthetic workload, and how the workload is scaled.
 """
 
+import os.path
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from planner import units
 from planner.axes import parse_pairs, read_format
-from planner.document import Document, Keys
+from planner.document import Document, Keys, dotted
 from planner.slo import parse_slo
 from profiles.errors import InputError
 
@@ -85,7 +86,7 @@ def _model(document: Document, keys: Keys, value: Any, folder: Path) -> dict[str
     from profiles.huggingface import load_model
 
     own = folder / value
-    name = str(own) if own.exists() else value
+    name = str(own) if os.path.exists(own) else value
     try:
         load_model(name)
     except InputError as error:
@@ -98,7 +99,7 @@ def _input(option: str, *, directory: bool = False) -> Read:
 
     def read(document: Document, keys: Keys, value: Any, folder: Path) -> dict[str, Any]:
         path = folder / value
-        if not (path.is_dir() if directory else path.is_file()):
+        if not (os.path.isdir(path) if directory else os.path.isfile(path)):
             what = "folder" if directory else "file"
             raise InputError(f"{document.at(keys)}: {value!r}: there is no such {what} as {str(path)!r}")
         return {option: path}
@@ -111,8 +112,8 @@ def _output(option: str) -> Read:
 
     def read(document: Document, keys: Keys, value: Any, folder: Path) -> dict[str, Any]:
         path = folder / value
-        if not path.parent.is_dir() or path.is_dir():
-            words = "it is a folder" if path.is_dir() else f"there is no folder {str(path.parent)!r}"
+        if not os.path.isdir(path.parent) or os.path.isdir(path):
+            words = "it is a folder" if os.path.isdir(path) else f"there is no folder {str(path.parent)!r}"
             raise InputError(f"{document.at(keys)}: {value!r}: {words}")
         return {option: path}
 
@@ -149,7 +150,8 @@ def _axes(document: Document, keys: Keys, value: Mapping[str, Any], folder: Path
     for axis, values in value.items():
         for each in values if isinstance(values, list) else [values]:
             try:
-                parse_pairs(f"{axis}={each}")
+                if len(parse_pairs(f"{axis}={each}")) > 1:
+                    raise InputError(f"{each!r}: expected one value of the axis")
             except InputError as error:
                 raise InputError(f"{document.at((*keys, axis))}: {error}") from error
             pairs.append(f"{axis}={each}")
@@ -168,6 +170,11 @@ def _synthetic(document: Document, keys: Keys, value: Mapping[str, Any], folder:
         if name in value:
             found |= _amount(name, kind)(document, (*keys, name), value[name], folder)
     if "lengths_of" in value:
+        for name in ("prompt_mean", "prompt_sd", "output_mean", "output_sd"):
+            if name in value:
+                raise InputError(
+                    f"{document.at((*keys, name))}: {dotted((*keys, 'lengths_of'))} is given too, keep one of them"
+                )
         found |= _input("lengths_of")(document, (*keys, "lengths_of"), value["lengths_of"], folder)
     return {"synthetic": found}
 
@@ -187,7 +194,7 @@ def _pools(document: Document, keys: Keys, value: list[dict[str, Any]], folder: 
 
 def _pool(document: Document, keys: Keys, entry: Mapping[str, Any]) -> Any:
     from profiles.device import load_device
-    from profiles.fleet import read_pool
+    from profiles.fleet import MOST_DEVICES, read_pool
 
     plain: dict[str, Any] = {}
     written: dict[str, str] = {}
@@ -202,6 +209,10 @@ def _pool(document: Document, keys: Keys, entry: Mapping[str, Any]) -> Any:
     if gpus := plain.pop("gpus", None):
         if clash := next((name for name in ("nodes", "free") if name in plain), None):
             raise InputError(f"{document.at((*keys, clash))}: gpus is given too, keep one of them")
+        if gpus > MOST_DEVICES:
+            raise InputError(
+                f"{document.at((*keys, 'gpus'))}: {gpus} devices, expected at most {MOST_DEVICES}"
+            )
         device = _said("device", lambda name: load_device(name))(
             document, (*keys, "device"), plain["device"], Path()
         )

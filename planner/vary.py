@@ -77,7 +77,9 @@ def parse_axis(text: str) -> Axis:
     values = tuple(dict.fromkeys(value.strip() for value in rest.split(",")))
     if name not in _NAMES and not _SLO_NAME.fullmatch(name):
         choices = _SLO_AXES if name.partition(".")[0] in ("slo", *METRICS) else (*_NAMES, *_SLO_AXES)
-        raise InputError(f"--vary {text}: unknown axis {name!r}, {nearest(name, choices)}")
+        power = name.replace("-", "_") == "max_power"  # a limit on the mean, as any other
+        hint = f"did you mean '{SLO}{POWER}_mean'?" if power else nearest(name, choices)
+        raise InputError(f"--vary {text}: unknown axis {name!r}, {hint}")
     if not equals or not all(values):
         raise InputError(f"--vary {text}: expected AXIS=VALUE,VALUE, as in gpus=4,8")
     axis = Axis(name=name, values=values)

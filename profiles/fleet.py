@@ -83,7 +83,7 @@ class Pool:
         cap = self.power_cap_w
         if cap is not None and not self.device.idle_w < cap <= self.device.tdp_w:
             raise ValueError(
-                f"power_cap_w must be above {self.device.idle_w:g} and at most {self.device.tdp_w:g}."
+                f"power_cap_w: {cap:g} must be above {self.device.idle_w:g} and at most {self.device.tdp_w:g}."
             )
 
     @property
@@ -292,8 +292,8 @@ def read_pool(entry: Mapping[str, Any], where: Callable[[str], str]) -> Pool:
     try:
         name = entry.get("name", device.name)
         return _pool(device, name=name, nodes=nodes, per_node=per_node, free=tuple(free), **numbers)
-    except ValueError as error:
-        raise InputError(f"{first}: {error}") from error
+    except ValueError as error:  # all else was looked at above
+        raise InputError(f"{where('power_cap_w')}: {error}") from error
 
 
 def _fits(key: str, value: Any) -> bool:

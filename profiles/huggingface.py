@@ -4,6 +4,7 @@ A name is looked up among our own facts (``profiles/models/*.json``), then among
 ``aiconfigurator-core`` ships, which are read as files: the package itself is heavy and is not imported.
 """
 
+import os.path
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -52,9 +53,9 @@ def load_model(name_or_path: str) -> Model:
     (8030261248, 131072.0, 'meta-llama/Llama-3.1-8B')
     """
     path = Path(name_or_path)
-    if path.is_dir() and (path / "config.json").exists():
+    if os.path.isdir(path) and os.path.exists(path / "config.json"):  # a name may be too long for a file
         path /= "config.json"
-    if path.is_file():
+    if os.path.isfile(path):
         name = path.parent.resolve().name if path.name == "config.json" else path.stem
         checkpoint = str(path.parent) if path.name == "config.json" else name
         return _read(path, name=name, source=str(path), checkpoint=checkpoint)
@@ -63,7 +64,7 @@ def load_model(name_or_path: str) -> Model:
     if known is not None:
         checkpoint = name_or_path if "/" in name_or_path else known.checkpoint
         return _read(known.path, name=known.name, source=known.source, checkpoint=checkpoint)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: the directory has no config.json")
     if path.suffix == ".json":
         raise InputError(f"{path}: no such file")

@@ -305,6 +305,13 @@ def test_what_contradicts_a_later_layer_gives_way(text, sets, flags, gone):
     assert not set(gone) & options(text, *sets, flags=flags).keys()
 
 
+def test_a_whole_number_may_be_written_with_a_point_or_an_exponent():
+    found = options("fleet: {device: l40s, gpus: 4.0}\nworkload: {first: 2e1}", "constraints.max_gpus=2.0")
+    assert [(found[name], type(found[name])) for name in ("gpus", "trace_first", "max_gpus")] == [
+        (4, int), (20, int), (2, int)
+    ]  # fmt: skip
+
+
 def test_set_adds_to_what_the_file_says():
     found = options(
         "constraints: {fix: {tp: 2}}\nslos: {ttft_p95: 1s}", "constraints.fix.pp=1", "slos.tpot_p99.9=9ms"
@@ -404,7 +411,14 @@ MISTAKES = [
     ("fleet:\n  pools:\n    - name: a", 3, "device missing"),
     ("fleet:\n  pools:\n    - device: l40s\n      pirce: 3USD/h", 4, "pirce 'price'"),
     ("fleet:\n  pools:\n    - device: l40s\n      price: 3", 4, "fleet.pools.0.price '3' USD/h"),
-    ("fleet:\n  pools:\n    - device: l40s\n      power_cap: 1MW", 3, "power_cap_w 350"),
+    ("fleet:\n  pools:\n    - device: l40s\n      power_cap: 1MW", 4, "power_cap_w 1e+06 350"),
+    ("fleet:\n  pools:\n    - device: l40s\n      gpus: 1000000000000", 4, "1000000000000 10000"),
+    (f"model: {'x' * 3000}", 1, "model known"),
+    (f"workload:\n  trace: {'x' * 3000}", 2, "workload.trace file"),
+    (f"answer:\n  output: {'x' * 3000}/a.json", 2, "answer.output folder"),
+    ("workload:\n  synthetic:\n    lengths_of: requests.csv\n    output_mean: 9", 4, "output_mean lengths_of"),
+    ("constraints:\n  fix: {tp: '2,dp=3'}", 2, "fix.tp '2,dp=3' one"),
+    ("seed: 1\n# \a", 2, "YAML characters"),
     ("fleet:\n  pools:\n    - device: l40s\n      gpus: 4\n      nodes: 1", 5, "nodes gpus"),
     ("fleet:\n  pools:\n    - device: l40s\n      price: 1USD/h\n      price_usd_per_device_hour: 1", 5, "price"),
     ("fleet:\n  pools:\n    - device: l40s\n    - device: l40s", None, "name"),
@@ -475,6 +489,11 @@ def test_a_mistake_is_one_line_that_names_its_place(text, line, named):
         (["fleet.gpus=2", "fleet.nodes=1"], "--set fleet.nodes fleet.gpus"),
         (["slos.ttft_p99=1"], "--set slos.ttft_p99 ms"),
         (["search.time_limit=5"], "--set search.time_limit 60s"),
+        (["0=3"], "--set 0 unknown"),
+        (["a.b.c=3"], "--set a unknown"),
+        (["fleet.0=3"], "--set fleet.0 unknown"),
+        (["constraints.fix.7=3"], "--set constraints.fix.7 axis '7'"),
+        (["search.seeds.a=1"], "--set search.seeds 'seed'"),
     ],
 )
 def test_a_mistake_of_an_override_is_one_line(sets, named):

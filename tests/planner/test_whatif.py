@@ -389,6 +389,7 @@ def test_csv_of_a_scenario_without_a_plan_has_as_many_cells():
         ("gpus=0", "gpus=0.*at least 1"),
         ("max_gpus=two", "max_gpus=two.*whole"),
         ("max_cost_per_hour=9EUR", "max_cost_per_hour=9EUR.*USD/h"),
+        ("max_power=2kW", "'max_power'.*'slo.power_mean'"),
         ("max_cost=9", "'max_cost'.*'max_cost_per_hour'"),
         ("gpus=", "AXIS=VALUE"),
         ("gpus", "AXIS=VALUE"),

@@ -111,7 +111,7 @@ pools:
         ("pools:\n  - device: h100\n    power_cap_w: .inf", r":3: power_cap_w: inf is not"),
         (
             "pools:\n  - device: h100\n    power_cap_w: 900",
-            r":2: power_cap_w must be above 75 and at most 700",
+            r":3: power_cap_w: 900 must be above 75 and at most 700",
         ),
         ("pools:\n  - device: h100\n    free: [9]", r":3: free: \[9\] is not 1 numbers from 0 to 8"),
         ("pools:\n  - device: h100\n    free: [-1]", r":3: free: \[-1\] is not a list of free devices"),
