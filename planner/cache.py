@@ -1,9 +1,9 @@
 """What was computed, kept on disk: one file a value, named after everything that the value follows from.
 
-A file is a line with the SHA-256 of the rest, then the value as ``planner.pack`` writes it. It is written under
+A file is a line with the SHA-256 of its name and the rest, then the value as ``planner.pack`` writes it. It is written under
 another name and moved into place, so processes that share a folder never see half of one, and one that is
-killed leaves no more than a stray temporary file. A file that is torn, foreign or changed does not have its own
-sum: it counts as absent and is written anew. Nothing is ever stale, for the name holds a digest of the program
+killed leaves no more than a stray temporary file. A file that is torn, foreign, changed or renamed does not have
+its own sum: it counts as absent and is written anew. Nothing is ever stale, for the name holds a digest of the program
 that computed it too.
 """
 
@@ -63,7 +63,7 @@ class Cache:
         except OSError:
             return False, None
         head = len(_MAGIC) + 65
-        if data[:head] != _head(data[head:]):
+        if data[:head] != _head(path, data[head:]):
             return False, None
         try:
             value = unpack(data[head:], _classes())
@@ -80,13 +80,13 @@ class Cache:
         data = pack(value, _classes())
         if len(data) > self.most_bytes // 4:
             return
-        temporary = ""
+        temporary, path = "", self._path(kind, key)
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=SUFFIX)
             with os.fdopen(handle, "wb") as file:
-                file.write(_head(data) + data)
-            os.replace(temporary, self._path(kind, key))
+                file.write(_head(path, data) + data)
+            os.replace(temporary, path)
             if self._written is None or self._written > self.most_bytes // 16:
                 self._written = 0
                 self.prune()
@@ -128,8 +128,8 @@ class Cache:
         return self.folder / f"{name}{SUFFIX}"
 
 
-def _head(data: bytes) -> bytes:
-    return _MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n"
+def _head(path: Path, data: bytes) -> bytes:
+    return _MAGIC + hashlib.sha256(path.name.encode() + b"\n" + data).hexdigest().encode() + b"\n"
 
 
 def usual_folder() -> Path:

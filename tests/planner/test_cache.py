@@ -287,8 +287,17 @@ def test_a_sum_that_fits_what_is_no_value_is_refused_as_well(tmp_path):
     cache.write("one", 1, 2.5)
     (path,) = files(tmp_path)
     for data in (b"{", b"PK of no zip", b'{"record": "Question", "of": {}}', b'{"odd": 1}'):
-        path.write_bytes(cache_module._head(data) + data)
+        path.write_bytes(cache_module._head(path, data) + data)
         assert cache.read("one", 1) == (False, None)
+
+
+def test_the_value_of_another_key_is_refused(tmp_path):
+    plain = swept(Store(cache=Cache(tmp_path)))
+    whole = {path: path.read_bytes() for path in files(tmp_path)}
+    for path, data in zip(whole, [*list(whole.values())[1:], next(iter(whole.values()))], strict=True):
+        path.write_bytes(data)
+    store = Store(cache=Cache(tmp_path))
+    assert swept(store) == plain and not store.loaded
 
 
 class _Killed(BaseException):
