@@ -117,7 +117,7 @@ def why_not(plan: Plan, objective: str, *, chunkable: bool = True) -> str:
     if objective not in OBJECTIVES:
         return f"there is no exact model of {objective}, only of {', '.join(OBJECTIVES)}"
     if not chunkable:
-        return "the exact model cuts prompts into chunks, which an encoder cannot"
+        return "the exact model cuts prompts into chunks, which a model with an encoder cannot"
     return ""
 
 
