@@ -60,8 +60,8 @@ def read_profile(path: Path) -> EngineProfile:
     base = load_engine(name)
     mixing = content.get("holds_mixing", base.holds_mixing and not {"iteration_s", "prefill_s"} & set(values))
     if type(mixing) is not bool:
-        line = _line(top["holds_mixing"])
-        raise InputError(f"{path}:{line}: holds_mixing: {mixing!r}: expected true or false")
+        where = _line(top["holds_mixing"])
+        raise InputError(f"{path}:{where}: holds_mixing: {mixing!r}: expected true or false")
     constants = {key: values.get(key, getattr(base, key)) for key in CONSTANTS}
     return EngineProfile(
         name=str(path), base=name, source="zenith calibrate", error=f"see {path}", holds_mixing=mixing,
