@@ -1,10 +1,10 @@
 """What was computed, kept on disk: one file a value, named after everything that the value follows from.
 
-A file is a line with the SHA-256 of its name and the rest, then the value as ``planner.pack`` writes it. It is written under
-another name and moved into place, so processes that share a folder never see half of one, and one that is
-killed leaves no more than a stray temporary file. A file that is torn, foreign, changed or renamed does not have
-its own sum: it counts as absent and is written anew. Nothing is ever stale, for the name holds a digest of the program
-that computed it too.
+A file is a line with the SHA-256 of its name and the rest, then the value as ``planner.pack`` writes it. It is
+written under another name and moved into place, so processes that share a folder never see half of one, and one
+that is killed leaves no more than a stray temporary file. A file that is torn, foreign, changed or renamed does
+not have its own sum: it counts as absent and is written anew. Nothing is ever stale, for the name holds a
+digest of the program that computed it too.
 """
 
 import hashlib
