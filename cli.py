@@ -1,5 +1,6 @@
 """Command line: parse, call one function, print. No arithmetic here."""
 
+import os.path
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ class Output(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = Path(str(super().convert(value, param, ctx)))
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):  # a name too long for a folder is none
             self.fail(f"{str(path)!r}: there is no folder {str(path.parent)!r}.", param, ctx)
         return path
 

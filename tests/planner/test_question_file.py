@@ -523,6 +523,12 @@ def test_what_is_missing_or_contradicts_is_one_line_that_names_the_file(text, na
         load_question("question.yaml")
 
 
+@pytest.mark.parametrize("flag", ["-o", "--html", "--model", "--trace", "--tables"])
+def test_a_name_too_long_for_a_file_is_one_line(flag):
+    result = run("optimize", "small.yaml", flag, "x" * 300 + "/y")
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.stderr
+
+
 def test_an_objective_that_a_command_does_not_have_is_named():
     write(SMALL + "objective: throughput\n")
     result = run("bound", "question.yaml", "--plan", "tp=1")
