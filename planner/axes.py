@@ -97,7 +97,7 @@ def read_format(word: str) -> str:
     """
     name = _FORMAT_ALIASES.get(word.lower(), word.lower())
     if name not in FORMAT_BYTES:
-        raise InputError(f"Unknown format {word!r}, {nearest(word, FORMAT_BYTES)}.")
+        raise InputError(f"Unknown format {word!r}, {nearest(word, FORMAT_BYTES)}")
     return name
 
 
@@ -111,7 +111,7 @@ def _read(axis: str, word: str) -> AxisValue:
         return read_format(word)
     if axis in _WORDS:
         if word not in _WORDS[axis]:
-            raise InputError(f"{axis}={word}: unknown, {nearest(word, _WORDS[axis])}.")
+            raise InputError(f"{axis}={word}: unknown, {nearest(word, _WORDS[axis])}")
         return word
     least = 0 if axis == "clock" else 1
     if not word.isascii() or not word.isdecimal() or len(word) > 9 or int(word) < least:
@@ -138,7 +138,7 @@ def parse_pairs(text: str) -> tuple[tuple[str, AxisValue], ...]:
         if not equals or not value:
             raise InputError(f"{word!r}: expected axis=value, as in tp=4.")
         if name not in AXES:
-            raise InputError(f"Unknown axis {name!r} in {word!r}, {nearest(name, AXES)}.")
+            raise InputError(f"Unknown axis {name!r} in {word!r}, {nearest(name, AXES)}")
         axis = _ALIASES.get(name, name)
         pairs.append((axis, _read(axis, value)))
     if not pairs:

@@ -154,7 +154,7 @@ class Question:
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
-            raise InputError(f"Unknown objective {self.objective!r}, {nearest(self.objective, OBJECTIVES)}.")
+            raise InputError(f"Unknown objective {self.objective!r}, {nearest(self.objective, OBJECTIVES)}")
         if self.objective == "goodput" and not any(slo.metric in REQUEST_METRICS for slo in self.slos):
             raise InputError(
                 "Objective 'goodput' counts requests that meet SLOs: give --slo of ttft, tpot or e2e."
@@ -176,7 +176,7 @@ class Question:
                 )
         for engine in self.deployable_on:
             if engine not in ENGINES:
-                raise InputError(f"Unknown serving engine {engine!r}, {nearest(engine, ENGINES)}.")
+                raise InputError(f"Unknown serving engine {engine!r}, {nearest(engine, ENGINES)}")
         if self.deployable_on and not self.deployable:
             raise InputError("--deployable-on and --no-deployable contradict each other.")
         self._check_axes()
@@ -201,7 +201,7 @@ class Question:
     def _check_axes(self) -> None:
         for axis, _ in (*self.fix.items(), *self.forbid):
             if axis not in PLAN_FIELDS and axis not in ENGINE_FIELDS:
-                raise InputError(f"Unknown axis {axis!r}, {nearest(axis, AXES)}.")
+                raise InputError(f"Unknown axis {axis!r}, {nearest(axis, AXES)}")
         for axis, value in self.forbid:
             if axis in ("block", "queue", "preemption", "routing", "allreduce"):
                 raise InputError(f"--forbid {axis}={value}: {axis} is not searched, set it instead.")
@@ -211,10 +211,10 @@ class Question:
             for name in self.options(axis):
                 known = KV_FORMATS if axis == "kv" else tuple(FORMAT_BYTES)
                 if name not in known:
-                    raise InputError(f"Unknown format {name!r} of {axis}, {nearest(str(name), known)}.")
+                    raise InputError(f"Unknown format {name!r} of {axis}, {nearest(str(name), known)}")
         for policy in self.options("policy"):
             if policy not in POLICIES:
-                raise InputError(f"Unknown policy {policy!r}, {nearest(str(policy), POLICIES)}.")
+                raise InputError(f"Unknown policy {policy!r}, {nearest(str(policy), POLICIES)}")
         for axis, least in (("budget", 1), ("seqs", 1), ("clock", 0)):
             values = self.options(axis)
             if not values:

@@ -87,7 +87,7 @@ def parse_slo(text: str) -> Slo:
         raise InputError(f"SLO {text!r}: expected METRIC_pNN<=LIMIT, as in ttft_p99<=500ms or e2e_mean<=2s.")
     metric, statistic, limit = match.groups()
     if metric not in METRICS:
-        raise InputError(f"SLO {text!r}: unknown metric {metric!r}, {nearest(metric, METRICS)}.")
+        raise InputError(f"SLO {text!r}: unknown metric {metric!r}, {nearest(metric, METRICS)}")
     if metric == POWER and statistic != "mean":
         raise InputError(f"SLO {text!r}: power has a mean alone, as in power_mean<=2kW.")
     try:
