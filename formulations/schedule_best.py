@@ -11,7 +11,7 @@ the same answer: ``Limits.work`` limits CP-SAT's deterministic time, and the sea
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 from formulations import cpsat
@@ -19,22 +19,25 @@ from formulations.problem import Limits, Status
 from formulations.schedule import Objective, Schedule, ScheduleInstance, greedy_schedules
 from formulations.schedule_cpsat import ScheduleCpSat
 from formulations.schedule_floor import floor_of, most_steps, value_of
-from formulations.schedule_makespan import MakespanCpSat
+from formulations.schedule_makespan import MakespanCpSat, counted_floor, counted_steps
 from formulations.schedule_orders import ordered_schedules
 from formulations.schedule_search import search
 
-MOST_BINARIES = 30_000
-"""Above this CP-SAT gains nothing in a minute."""
+MOST_BINARIES, MOST_TERMS = 30_000, 300_000
+"""Above these, of all requests and the steps in which they may decode, CP-SAT gains nothing in a minute."""
 
 MOVES = 250_000
 """Of the search for each unit of work; both take about a second."""
 
 MOST_MOVES = 10_000_000
-TRIES, MOST_TRIES = 5_000_000, 300_000
+TRIES, MOST_TRIES = 20_000_000, 600_000
 """Orders tried for each unit of work, times requests and iterations of a schedule."""
 
 FEW = 10
-"""Requests for which the search is tried where CP-SAT counts."""
+"""Requests for which the search is tried where CP-SAT counts; for more, states are soon too many."""
+
+COUNTING = 3
+"""Work where CP-SAT counts, for each unit, as little else takes any."""
 
 BEAM = 400
 """States kept of all with the same number of iterations."""
@@ -70,20 +73,24 @@ def solve(
     >>> found.status.value, found.value, found.bound
     ('optimal', 474, 474)
     """
-    best = _Best(instance, objective, max(floor, floor_of(instance, objective)))
+    floor = max(floor, floor_of(instance, objective))
+    counts = max(instance.arrival) == min(instance.arrival) and objective is Objective.MAKESPAN
+    if counts:
+        floor = max(floor, counted_floor(instance))
+        limits = replace(limits, work=limits.work * COUNTING)
+    best = _Best(instance, objective, floor)
     for schedule in greedy_schedules(instance):
         best.take(schedule)
+    work = min(limits.work, limits.time_s)
+    tries = int(min(work * TRIES / len(instance) / len(best.schedule), MOST_TRIES))
+    moves = int(min(work * MOVES, MOST_MOVES))
     if not best.optimal:
-        tries = int(min(limits.work * TRIES / len(instance) / len(best.schedule), MOST_TRIES))
         for schedule in ordered_schedules(instance, objective, tries=tries, seed=limits.seed):
             best.take(schedule)
-    at_once = max(instance.arrival) == min(instance.arrival)
-    moves = int(min(limits.work * MOVES, MOST_MOVES))
-    if not best.optimal:
-        best.search(moves // 4, width=BEAM)
-    counts = at_once and objective is Objective.MAKESPAN
-    # Rough states are fewer; where they are few enough, exact ones may be. For counting they are soon too many.
     few = len(instance) <= FEW or not counts
+    if not best.optimal and few:
+        best.search(moves // 4, width=BEAM)
+    # Rough states are fewer; where they are few enough, exact ones may be.
     if not best.optimal and few and best.search(moves, rough=True) and not best.optimal:
         best.search(moves)
     if not best.optimal and counts:
@@ -127,17 +134,22 @@ class _Best:
         return found.ended
 
     def count(self, limits: Limits) -> None:
-        model = MakespanCpSat(self.instance, floor=self.floor, most=self.value)
-        if len(model.first) <= MOST_BINARIES:
-            self._run(model, limits)
+        steps = counted_steps(self.instance, self.value)
+        if self._small(steps):
+            self._run(MakespanCpSat(self.instance, steps=steps, floor=self.floor, most=self.value), limits)
 
     def step(self, limits: Limits) -> None:
         steps = most_steps(self.instance, self.objective, self.value)
-        if 2 * (steps + 1) * len(self.instance) <= MOST_BINARIES:
+        if self._small(steps):
             self._run(
                 ScheduleCpSat(self.instance, self.objective, steps=steps, floor=self.floor, most=self.value),
                 limits,
             )
+
+    def _small(self, steps: int) -> bool:
+        """Whether a model of so many steps is small enough."""
+        terms = sum((steps + 2 - output) * output for output in self.instance.output)
+        return 2 * (steps + 1) * len(self.instance) <= MOST_BINARIES and terms <= MOST_TERMS
 
     def _run(self, model: ScheduleCpSat | MakespanCpSat, limits: Limits) -> None:
         model.hint(self.schedule)
@@ -146,4 +158,5 @@ class _Best:
         if isfinite(solver.best_objective_bound):
             self.floor = max(self.floor, round(solver.best_objective_bound))
         if status.has_solution:
-            self.take(model.schedule(solver))
+            with suppress(ValueError):
+                self.take(model.schedule(solver))

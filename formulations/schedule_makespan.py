@@ -20,7 +20,7 @@ Subject    once[i]     sum_d f[i,d] = 1
            step[d]     a[d] where anyone decodes or m[d], and only there;  a[d] <= a[d-1];  a[d] = 1 for d < A
            order       of requests that are alike the first in the list is first
 
-Every schedule of the class satisfies all of it: D is the most steps with a makespan of at most ``most``, and a slot
+Every schedule of the class satisfies all of it: D is what ``counted_steps`` says, and a slot
 without decodes is no slot. Prompts that are complete in the same slot are not told apart, so the model may be a little
 early; its schedule is run, and that is the value.
 """
@@ -29,27 +29,68 @@ from itertools import pairwise
 
 from ortools.sat.python import cp_model
 
-from formulations.schedule import Iteration, Schedule, ScheduleInstance
+from formulations.schedule import Iteration, Schedule, ScheduleInstance, Server
 from formulations.schedule_cpsat import places, total
 from formulations.schedule_floor import read_of, work_of
+
+
+def counted_steps(instance: ScheduleInstance, most: int) -> int:
+    """Decode steps that no schedule of makespan ``most`` exceeds.
+
+    Proof: one request at a time takes all steps that there are. Besides, the work of all tokens, one iteration of
+    prompts before anyone decodes, and every step take their time.
+    """
+    cost = instance.cost
+    serial, each = sum(instance.output) - len(instance), cost.base + cost.decode
+    left = most - min(instance.arrival) - work_of(instance) - cost.base
+    return max(0, min(serial, left // each)) if each else serial
+
+
+def counted_floor(instance: ScheduleInstance) -> int:
+    """A bound on the makespan where all arrive at once: the best counts of iterations, each limit summed over all.
+
+    Proof: tokens of prompts that run beside decodes are kept at the end of that step with all that is read in it, so
+    over A steps they are at most kv A less all reads, and tokens A less all decodes; in m steps at most tokens m.
+    The others take iterations of their own, one at least. Another step pays while it saves more than it takes.
+    """
+    cost, n = instance.cost, len(instance)
+    whole, later = sum(instance.prompt), sum(instance.output) - n
+    launches = -(-whole // instance.tokens)
+    work = work_of(instance) - cost.launch * launches
+    read = sum(read_of(instance, i) for i in range(n))
+    fewest, each = fewest_steps(instance), cost.base + cost.decode
+    best: int | None = None
+    for steps in range(fewest, later + 1):
+        room = min(instance.kv * steps - read, instance.tokens * steps - later)
+        for mixed in range(min(steps, launches) + 1):
+            beside = max(0, min(room, instance.tokens * mixed))
+            alone = max(1, -(-(whole - beside) // instance.tokens))
+            time = (cost.base + cost.launch) * alone + cost.launch * mixed + each * steps
+            best = time if best is None else min(best, time)
+        if best is not None and cost.base + cost.launch + each * (steps + 1) >= best:
+            break
+    return min(instance.arrival) + work + (best or 0)
+
+
+def fewest_steps(instance: ScheduleInstance) -> int:
+    """Decode steps of the longest answer, or that memory or sequences need."""
+    read = sum(read_of(instance, i) for i in range(len(instance)))
+    later = sum(instance.output) - len(instance)
+    return max(max(instance.output) - 1, -(-read // instance.kv), -(-later // instance.sequences))
 
 
 class MakespanCpSat:
     """The model of the module for one instance, between a bound and a makespan that are known."""
 
-    def __init__(self, instance: ScheduleInstance, *, floor: int, most: int) -> None:
+    def __init__(self, instance: ScheduleInstance, *, steps: int, floor: int, most: int) -> None:
         self.instance, cost = instance, instance.cost
         self.model = cp_model.CpModel()
         n, self.whole = len(instance), sum(instance.prompt)
         self.launches = -(-self.whole // instance.tokens)
-        serial = sum(instance.output) - n
         self.work = work_of(instance) - cost.launch * self.launches
-        left = most - min(instance.arrival) - self.work - (cost.base + cost.launch)
-        each = cost.base + cost.decode
-        self.steps = max(0, min(serial, left // each)) if each else serial
-        read = sum(read_of(instance, i) for i in range(n))
-        self.fewest = max(max(instance.output) - 1, -(-read // instance.kv), -(-serial // instance.sequences))
-        integer, new, steps = self.model.new_int_var, self.model.new_bool_var, self.steps
+        self.steps = steps
+        self.fewest = fewest_steps(instance)
+        integer, new = self.model.new_int_var, self.model.new_bool_var
         rounds = self.launches + 2 * n
         self.first = {
             (i, d): new(f"f{(i, d)}") for i in range(n) for d in range(steps - instance.output[i] + 2)
@@ -146,31 +187,36 @@ class MakespanCpSat:
 
     def schedule(self, solver: cp_model.CpSolver) -> Schedule:
         """The iterations of a solution: prompts in the order of their first decodes, all but the last token of those
-        that are to decode after the slot to come."""
-        instance = self.instance
-        due = sorted((d, instance.output[i] > 1, i) for (i, d), v in self.first.items() if solver.value(v))
-        left, found = list(instance.prompt), list[Iteration]()
+        that decode after the slot to come. Where memory does not hold what is taken along it is taken later."""
+        instance, server = self.instance, Server(self.instance)
+        starts = [(d, instance.output[i] > 1, i) for (i, d), v in self.first.items() if solver.value(v)]
+        found = list[Iteration]()
 
-        def take(tokens: int, slot: int, seats: int) -> tuple[tuple[int, int], ...]:
-            chunks = list[tuple[int, int]]()
-            for d, _, i in due:
-                chunk = min(tokens, max(0, left[i] - (d > slot)))
-                if chunk and len(chunks) < seats:
+        def run(decodes: bool, tokens: int, slot: int) -> int:
+            """One iteration of so many tokens of prompts, or what fits; returns how many."""
+            decoding = len(server.running) * decodes
+            held = sum(server.kept(i) for i in range(len(instance))) + decoding
+            room = min(tokens, instance.tokens - decoding, instance.kv - held)
+            seats, chunks = instance.sequences - decoding, list[tuple[int, int]]()
+            for d, _, i in sorted(starts):
+                chunk = min(room, instance.prompt[i] - server.done[i] - (d > slot))
+                if chunk > 0 and len(chunks) < seats:
                     chunks.append((i, chunk))
-                    tokens -= chunk
-                    left[i] -= chunk
-            return tuple(chunks)
+                    room -= chunk
+            if chunks or decoding:
+                found.append(Iteration(decodes=decodes, chunks=tuple(chunks)))
+                server.run(found[-1])
+            return sum(c for _, c in chunks)
 
         for d in range(self.steps + 1):
             tokens = solver.value(self.q[d])
-            while tokens:
-                chunks = take(min(tokens, instance.tokens), d, instance.sequences)
-                if not chunks:
-                    break
-                found.append(Iteration(decodes=False, chunks=chunks))
-                tokens -= sum(c for _, c in chunks)
+            while left := sum(instance.prompt[i] - server.done[i] for k, _, i in starts if k <= d):
+                taken = run(False, max(left, tokens), d)
+                tokens -= taken
+                if not taken:
+                    raise ValueError("memory does not hold a prompt")
+            while tokens > 0 and (taken := run(False, tokens, d)):
+                tokens -= taken
             if d < self.steps and solver.value(self.a[d]):
-                seats = instance.sequences - sum(solver.value(v) for _, _, v in self.decoding[d])
-                tokens = solver.value(self.p[d])
-                found.append(Iteration(decodes=True, chunks=take(tokens, d + 1, seats)))
+                run(True, solver.value(self.p[d]), d + 1)
         return tuple(found)

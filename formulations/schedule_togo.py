@@ -41,6 +41,9 @@ VERSION = sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name i
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+NEAR = 32
+"""Decodes that a request has left at most where those of all are added up one by one."""
+
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile, and keep it for this version."""
@@ -164,7 +167,7 @@ def _steps(data, emitted, ends):
     most = 0
     for i in range(emitted.shape[0]):
         if 0 < emitted[i] < data.target[i]:
-            most = max(most, data.target[i] - emitted[i])
+            most = max(most, min(NEAR, data.target[i] - emitted[i]))
     ends[0] = 0.0
     for t in range(most):
         time = data.base + data.decode
@@ -189,11 +192,11 @@ def _sum_togo(data, emitted, clock, free, pool, work):
             wait = float(data.arrival[i] - clock)
             waits = True
         p = data.share[i, e]
-        if e == 0:
+        rest = data.target[i] - e
+        if e == 0 or rest > NEAR:
             alone += wait + _alone(data, i, e, free, pool)
             lags += data.lag[i, e]
         else:
-            rest = data.output[i] - e
             alone += ends[rest]
             for t in range(rest):
                 own = data.share[i, e + t] - data.share[i, e + t + 1]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 Options = Mapping[str, Any]
 
-EXACT_WORK = 30.0
+EXACT_WORK = 20.0
 """What ``zenith bound --exact`` may take, in deterministic seconds: the answer is the same everywhere. About a minute
 on two cores."""
 

@@ -24,7 +24,7 @@ SIZES = {
     ("at once", Objective.MAKESPAN): (10, 15, 20, 30, 50),
     ("at once", Objective.E2E): (6, 8, 10, 12, 15, 20),
     ("at once", Objective.TTFT): (8, 12, 15),
-    ("online", Objective.E2E): (8, 12, 15, 20),
+    ("online", Objective.E2E): (4, 6, 8, 15),
 }
 GAP_US = 60_000
 """Mean time between arrivals; a request takes the machine about that long beside others."""
@@ -62,7 +62,7 @@ def instance(requests: int, seed: int, *, online: bool = False) -> ScheduleInsta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=float, default=30.0, help="deterministic seconds, as zenith bound --exact")
+    parser.add_argument("--work", type=float, default=20.0, help="deterministic seconds, as zenith bound --exact")
     parser.add_argument("--seeds", type=int, default=3, help="instances of each size")
     parser.add_argument("--sizes", help="instead of the table's, e.g. 6,8")
     parser.add_argument("--objective", type=Objective, help="only this one")

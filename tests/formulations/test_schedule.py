@@ -22,6 +22,7 @@ from formulations.schedule import (
 )
 from formulations.schedule_best import solve
 from formulations.schedule_floor import floor_of, value_of
+from formulations.schedule_makespan import counted_floor
 from formulations.schedule_orders import _schedule, _value, ordered_schedules
 from formulations.schedule_search import search
 from formulations.schedule_togo import data_of
@@ -166,6 +167,19 @@ def test_orders_give_schedules_of_the_class(objective):
     assert better >= 5
 
 
+def test_counted_iterations_are_a_floor_of_the_makespan():
+    """Closer than the floor of ``schedule_floor`` for some, above the optimum for none."""
+    closer = 0
+    for seed in range(40):
+        instance = tiny(seed, longest=3, outputs=3)
+        best = brute(instance, Objective.MAKESPAN)
+        assert counted_floor(instance) <= best, seed
+        closer += counted_floor(instance) > floor_of(instance, Objective.MAKESPAN)
+        alone = tiny(seed, requests=1, longest=6)
+        assert counted_floor(alone) <= alone.alone(0)
+    assert closer >= 1
+
+
 @pytest.mark.parametrize("objective", Objective)
 def test_the_value_of_an_order_is_that_of_its_schedule(objective):
     for seed in range(60):
@@ -173,7 +187,7 @@ def test_the_value_of_an_order_is_that_of_its_schedule(objective):
         data, slot = data_of(instance, objective), np.zeros(6, np.int64)
         order = np.random.default_rng(seed).permutation(6)
         for blocking in (False, True):
-            value = _value(data, order, blocking, slot, np.zeros((3, 6), np.int64))
+            value, _ = _value(data, order, blocking, slot, np.zeros((3, 6), np.int64))
             assert value == value_of(instance, _schedule(instance, order, slot), objective), seed
 
 
@@ -206,6 +220,20 @@ def test_one_request_alone_takes_its_time_alone():
         instance = tiny(seed, requests=1, longest=6)
         found = solve(instance, Objective.MAKESPAN, LIMITS)
         assert found.value == found.bound == instance.alone(0)
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_the_floor_of_few_requests_is_close_and_never_above(objective):
+    """Of one alone all of it; of two or three after any number of moves below what brute force finds."""
+    for seed in range(20):
+        instance = tiny(seed, requests=1, longest=6)
+        alone = instance.first_alone(0) if objective is Objective.TTFT else instance.alone(0)
+        assert alone - 1 <= search(instance, objective, most=10**9, moves=1).bound <= alone
+    for seed in range(12):
+        instance = tiny(seed, requests=2 + seed % 2, longest=2, outputs=3, late=bool(seed % 2))
+        best = brute(instance, objective)
+        for moves in (1, 3, 10, 30):
+            assert search(instance, objective, most=10**9, moves=moves).bound <= best, (seed, moves)
 
 
 def test_constants_and_work_make_up_the_time_alone():
