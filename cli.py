@@ -150,7 +150,9 @@ def asked(options: dict[str, Any]) -> dict[str, Any]:
 
     flags = [name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     choices = {p.name: p.type.choices for p in ctx.command.params if isinstance(p.type, click.Choice)}
-    return file_options(file, sets, flags, over=options, choices=choices)
+    found = file_options(file, sets, flags, over=options, choices=choices)
+    more = [name for name in flags if name != "question_file"]
+    return found | ({"place": f"{file} and flags" if more else str(file)} if file else {})
 
 
 def search_options(command: F) -> F:

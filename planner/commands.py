@@ -350,11 +350,11 @@ def _question(options: Options, progress: Progress) -> Question:
 
     if options["as_json"] and options["as_csv"]:
         raise InputError("--json and --csv: give one of them")
-    file = options.get("question_file")
+    place = options.get("place")  # of what is wrong: a question file, alone or with flags
     try:
         return question_of(options, progress=progress)
     except InputError as error:
-        raise InputError(f"{file}: {error}" if file else str(error)) from error
+        raise InputError(f"{place}: {error}" if place else str(error)) from error
 
 
 def init(output: Path, *, force: bool) -> str:

@@ -472,7 +472,7 @@ def test_a_mistake_is_one_line_that_names_its_place(text, line, named):
     result = run("optimize", "question.yaml", *rest.split())
     assert result.exit_code == 2 and result.stdout == "", result.output
     (message,) = result.stderr.splitlines()
-    assert message.startswith("Error: question.yaml" + (f":{line}: " if line else ": ")), message
+    assert message.startswith("Error: question.yaml" + (f":{line}: " if line else " and flags: ")), message
     assert all(word in message for word in named.split()), message
     assert sorted(Path().rglob("*")) == sorted([*before, Path("question.yaml")])
 
