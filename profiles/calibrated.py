@@ -7,8 +7,8 @@ import numpy as np
 
 from profiles.device import Device
 from profiles.engine import EngineProfile
-from profiles.meter import compute_format
-from profiles.ops import Cost, Layer, Link, Operations
+from profiles.meter import shape_format
+from profiles.ops import COLLECTIVES, Adjusted, Cost, Operations
 
 
 def calibrated(operations: Operations, engine: EngineProfile, device: Device) -> Operations:
@@ -18,7 +18,7 @@ def calibrated(operations: Operations, engine: EngineProfile, device: Device) ->
     return Calibrated(operations, engine, device)
 
 
-class Calibrated(Layer):
+class Calibrated(Adjusted):
     """``fallback`` with scaled times.
 
     The time t of a kernel is m seconds for its bytes at peak bandwidth or c for its arithmetic at peak,
@@ -34,35 +34,10 @@ class Calibrated(Layer):
     def __init__(self, fallback: Operations, engine: EngineProfile, device: Device) -> None:
         self.fallback, self.engine, self.device = fallback, engine, device
 
-    def _moved(self, cost: Cost, compute: str) -> Cost:
+    def adjusted(self, operation: str, cost: Cost, shape: dict[str, Any]) -> Cost:
+        if operation in COLLECTIVES:
+            return replace(cost, seconds=self.engine.collective_scale * cost.seconds)
         m = np.minimum(cost.bytes / self.device.bandwidth, cost.seconds)
-        c = np.minimum(cost.flops / self.device.flops(compute), cost.seconds)
+        c = np.minimum(cost.flops / self.device.flops(shape_format(shape)), cost.seconds)
         roof = np.maximum(self.engine.memory_scale * m, self.engine.compute_scale * c)
         return replace(cost, seconds=cost.seconds - np.maximum(m, c) + roof)
-
-    def gemm(self, *loads: Any, **shape: Any) -> Cost:
-        compute = compute_format(shape["weight"], shape["activation"])
-        return self._moved(self.fallback.gemm(*loads, **shape), compute)
-
-    def moe(self, *loads: Any, **shape: Any) -> Cost:
-        compute = compute_format(shape["weight"], shape["activation"])
-        return self._moved(self.fallback.moe(*loads, **shape), compute)
-
-    def prefill_attention(self, *loads: Any, **shape: Any) -> Cost:
-        return self._moved(self.fallback.prefill_attention(*loads, **shape), "bf16")
-
-    def decode_attention(self, *loads: Any, **shape: Any) -> Cost:
-        return self._moved(self.fallback.decode_attention(*loads, **shape), "bf16")
-
-    def mla_prefill(self, *loads: Any, **shape: Any) -> Cost:
-        return self._moved(self.fallback.mla_prefill(*loads, **shape), "bf16")
-
-    def mla_decode(self, *loads: Any, **shape: Any) -> Cost:
-        return self._moved(self.fallback.mla_decode(*loads, **shape), "bf16")
-
-    def stream(self, *loads: Any, **shape: Any) -> Cost:
-        return self._moved(self.fallback.stream(*loads, **shape), "bf16")
-
-    def collective(self, kind: str, payload_bytes: Any, link: Link) -> Cost:
-        cost = self.fallback.collective(kind, payload_bytes, link)
-        return replace(cost, seconds=self.engine.collective_scale * cost.seconds)

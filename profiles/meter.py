@@ -3,6 +3,7 @@
 Costs are kept, so that plans which share a shard pay for it once. Loads are recognized by their bytes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,3 +84,8 @@ def compute_format(weight: str, activation: str) -> str:
     ('bf16', 'fp8', 'fp8')
     """
     return max(activation, weight, key=FORMAT_BYTES.__getitem__)
+
+
+def shape_format(shape: Mapping[str, Any]) -> str:
+    """Format in which an operation of this shape computes: of its product where it has one, else bf16."""
+    return compute_format(shape["weight"], shape["activation"]) if "weight" in shape else "bf16"

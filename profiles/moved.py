@@ -19,10 +19,9 @@ import numpy as np
 
 from profiles.compile import Compiler
 from profiles.engine import CONSTANTS, EngineProfile
-from profiles.meter import Meter, compute_format
-from profiles.ops import Cost, FloatArray, Layer, Link, Operations
+from profiles.meter import Meter, shape_format
+from profiles.ops import COLLECTIVES, Adjusted, Cost, FloatArray, Operations
 
-COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
 FAMILIES = (
     "gemm", "prefill_attention", "encoder_attention", "decode_attention", "mla_prefill", "mla_decode", "moe",
     "stream", *COLLECTIVES,
@@ -113,7 +112,7 @@ def with_operations(
     )
 
 
-class MovedOperations(Layer):
+class MovedOperations(Adjusted):
     """``fallback`` with the seconds of each family times a factor; bytes, FLOPs and provenance stay.
 
     ``used``: families that were asked for.
@@ -129,44 +128,26 @@ class MovedOperations(Layer):
     def _sigma(self) -> dict[tuple[str, str], tuple[float, float, float, float]]:
         return dict(self.noise.sigma) if self.noise else {}
 
-    def _moved(self, cost: Cost, family: str, form: str, *shape: object) -> Cost:
+    def adjusted(self, operation: str, cost: Cost, shape: dict[str, Any]) -> Cost:
+        family, form = _family(operation, shape)
         self.used.add(family)
         factor: Any = self.families.get(family, 1.0)
         if self.noise is not None:
             sigma = self._sigma.get((family, form), self._sigma.get((family, ""), (0.0,) * 4))
+            what = (shape["link"],) if operation in COLLECTIVES else tuple(shape.items())
             factor = (
                 factor
-                * np.exp(np.array(sigma) * self.noise.normal(family, self.device, shape))[cost.provenance]
+                * np.exp(np.array(sigma) * self.noise.normal(family, self.device, what))[cost.provenance]
             )
         return replace(cost, seconds=cost.seconds * factor)
 
-    def gemm(self, *loads: Any, **shape: Any) -> Cost:
-        form = compute_format(shape["weight"], shape["activation"])
-        return self._moved(self.fallback.gemm(*loads, **shape), "gemm", form, *shape.items())
 
-    def moe(self, *loads: Any, **shape: Any) -> Cost:
-        form = "int4" if shape["weight"] == "int4" else compute_format(shape["weight"], shape["activation"])
-        return self._moved(self.fallback.moe(*loads, **shape), "moe", form, *shape.items())
-
-    def prefill_attention(self, *loads: Any, **shape: Any) -> Cost:
-        family = "prefill_attention" if shape["causal"] else "encoder_attention"
-        cost = self.fallback.prefill_attention(*loads, **shape)
-        return self._moved(cost, family, shape["kv"], *shape.items())
-
-    def decode_attention(self, *loads: Any, **shape: Any) -> Cost:
-        cost = self.fallback.decode_attention(*loads, **shape)
-        return self._moved(cost, "decode_attention", shape["kv"], *shape.items())
-
-    def mla_prefill(self, *loads: Any, **shape: Any) -> Cost:
-        cost = self.fallback.mla_prefill(*loads, **shape)
-        return self._moved(cost, "mla_prefill", shape["kv"], *shape.items())
-
-    def mla_decode(self, *loads: Any, **shape: Any) -> Cost:
-        cost = self.fallback.mla_decode(*loads, **shape)
-        return self._moved(cost, "mla_decode", shape["kv"], *shape.items())
-
-    def stream(self, *loads: Any, **shape: Any) -> Cost:
-        return self._moved(self.fallback.stream(*loads, **shape), "stream", "")
-
-    def collective(self, kind: str, payload_bytes: Any, link: Link) -> Cost:
-        return self._moved(self.fallback.collective(kind, payload_bytes, link), kind, "", link)
+def _family(operation: str, shape: Mapping[str, Any]) -> tuple[str, str]:
+    """The family of an operation, and the format by which the errors of the family are told apart."""
+    if operation == "moe" and shape["weight"] == "int4":
+        return "moe", "int4"
+    if "weight" in shape:
+        return operation, shape_format(shape)
+    if operation == "prefill_attention" and not shape["causal"]:
+        return "encoder_attention", shape["kv"]
+    return operation, shape.get("kv", "")

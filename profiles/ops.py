@@ -15,6 +15,8 @@ IntArray = NDArray[np.int64]
 
 MEASURED, INTERPOLATED, EXTRAPOLATED, MODELLED = range(4)
 
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cost:
@@ -136,3 +138,35 @@ class Layer:
 
     def collective(self, *args: Any, **shape: Any) -> Cost:
         return self.fallback.collective(*args, **shape)
+
+
+class Adjusted(Layer):
+    """Operations that cost what ``fallback`` says, as ``adjusted`` changes it; the extra of mixed batches stays."""
+
+    def adjusted(self, operation: str, cost: Cost, shape: dict[str, Any]) -> Cost:
+        """The cost of ``operation`` (a method, or the kind of a collective, whose shape is its ``link``)."""
+        raise NotImplementedError
+
+    def gemm(self, *loads: Any, **shape: Any) -> Cost:
+        return self.adjusted("gemm", super().gemm(*loads, **shape), shape)
+
+    def prefill_attention(self, *loads: Any, **shape: Any) -> Cost:
+        return self.adjusted("prefill_attention", super().prefill_attention(*loads, **shape), shape)
+
+    def decode_attention(self, *loads: Any, **shape: Any) -> Cost:
+        return self.adjusted("decode_attention", super().decode_attention(*loads, **shape), shape)
+
+    def mla_prefill(self, *loads: Any, **shape: Any) -> Cost:
+        return self.adjusted("mla_prefill", super().mla_prefill(*loads, **shape), shape)
+
+    def mla_decode(self, *loads: Any, **shape: Any) -> Cost:
+        return self.adjusted("mla_decode", super().mla_decode(*loads, **shape), shape)
+
+    def moe(self, *loads: Any, **shape: Any) -> Cost:
+        return self.adjusted("moe", super().moe(*loads, **shape), shape)
+
+    def stream(self, *loads: Any, **shape: Any) -> Cost:
+        return self.adjusted("stream", super().stream(*loads, **shape), shape)
+
+    def collective(self, kind: str, payload_bytes: Any, link: Link) -> Cost:
+        return self.adjusted(kind, super().collective(kind, payload_bytes, link), {"link": link})

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from profiles.device import Device
-from profiles.meter import compute_format
-from profiles.ops import MODELLED, Cost, Layer, Link, Operations
+from profiles.meter import shape_format
+from profiles.ops import COLLECTIVES, MODELLED, Adjusted, Cost, Operations
 
 BANDWIDTH, COMPUTE, LATENCY, OTHER = range(4)
 """Labels. ``OTHER`` is where a ledger puts the host, transfers and swaps, too."""
@@ -22,7 +22,7 @@ LEAST_SHARE = 0.5
 """Of a peak: a kernel that uses less of both peaks than this is bound by neither."""
 
 
-class Sided(Layer):
+class Sided(Adjusted):
     """``fallback`` with a side in place of provenance.
 
     A kernel of t seconds, whose bytes take m at the peak of memory and whose FLOPs c at the peak of their
@@ -37,35 +37,11 @@ class Sided(Layer):
     def __init__(self, fallback: Operations, device: Device, *, collectives: int = OTHER) -> None:
         self.fallback, self.device, self.collectives = fallback, device, collectives
 
-    def _sided(self, cost: Cost, compute: str) -> Cost:
-        moving, computing = cost.bytes / self.device.bandwidth, cost.flops / self.device.flops(compute)
+    def adjusted(self, operation: str, cost: Cost, shape: dict[str, Any]) -> Cost:
+        if operation in COLLECTIVES:
+            return replace(cost, provenance=np.full_like(cost.provenance, self.collectives))
+        moving = cost.bytes / self.device.bandwidth
+        computing = cost.flops / self.device.flops(shape_format(shape))
         side = np.where(moving >= computing, BANDWIDTH, COMPUTE)
         busy = np.maximum(moving, computing) >= LEAST_SHARE * cost.seconds
         return replace(cost, provenance=np.where(busy, side, LATENCY).astype(np.int8))
-
-    def gemm(self, *loads: Any, **shape: Any) -> Cost:
-        cost = self.fallback.gemm(*loads, **shape)
-        return self._sided(cost, compute_format(shape["weight"], shape["activation"]))
-
-    def moe(self, *loads: Any, **shape: Any) -> Cost:
-        cost = self.fallback.moe(*loads, **shape)
-        return self._sided(cost, compute_format(shape["weight"], shape["activation"]))
-
-    def prefill_attention(self, *loads: Any, **shape: Any) -> Cost:
-        return self._sided(self.fallback.prefill_attention(*loads, **shape), "bf16")
-
-    def decode_attention(self, *loads: Any, **shape: Any) -> Cost:
-        return self._sided(self.fallback.decode_attention(*loads, **shape), "bf16")
-
-    def mla_prefill(self, *loads: Any, **shape: Any) -> Cost:
-        return self._sided(self.fallback.mla_prefill(*loads, **shape), "bf16")
-
-    def mla_decode(self, *loads: Any, **shape: Any) -> Cost:
-        return self._sided(self.fallback.mla_decode(*loads, **shape), "bf16")
-
-    def stream(self, *loads: Any, **shape: Any) -> Cost:
-        return self._sided(self.fallback.stream(*loads, **shape), "bf16")
-
-    def collective(self, kind: str, payload_bytes: Any, link: Link) -> Cost:
-        cost = self.fallback.collective(kind, payload_bytes, link)
-        return replace(cost, provenance=np.full_like(cost.provenance, self.collectives))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from profiles.device import Device
 from profiles.efficiency import efficiency_of, family
-from profiles.moved import COLLECTIVES, FAMILIES
+from profiles.moved import FAMILIES
+from profiles.ops import COLLECTIVES
 
 MEDIAN, P90 = 0.6745, 1.6449
 """Quantiles of |x| of a standard normal x."""
