@@ -12,7 +12,7 @@ the same answer: ``Limits.work`` limits CP-SAT's deterministic time, and the sea
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import factorial, isfinite
 
 from formulations import cpsat
 from formulations.problem import Limits, Status
@@ -30,8 +30,9 @@ MOVES = 250_000
 """Of the search for each unit of work; both take about a second."""
 
 MOST_MOVES = 10_000_000
-TRIES, MOST_TRIES = 20_000_000, 600_000
-"""Orders tried for each unit of work, times requests and iterations of a schedule."""
+TRIES, MOST_TRIES, AGAIN = 20_000_000, 600_000, 50
+"""Orders tried for each unit of work, times requests and iterations of a schedule; at most so many times all that
+there are."""
 
 FEW = 10
 """Requests for which the search is tried where CP-SAT counts; for more, states are soon too many."""
@@ -82,7 +83,9 @@ def solve(
     for schedule in greedy_schedules(instance):
         best.take(schedule)
     work = min(limits.work, limits.time_s)
-    tries = int(min(work * TRIES / len(instance) / len(best.schedule), MOST_TRIES))
+    tries = int(
+        min(work * TRIES / len(instance) / len(best.schedule), MOST_TRIES, AGAIN * factorial(len(instance)))
+    )
     moves = int(min(work * MOVES, MOST_MOVES))
     if not best.optimal:
         for schedule in ordered_schedules(instance, objective, tries=tries, seed=limits.seed):

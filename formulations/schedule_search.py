@@ -72,7 +72,8 @@ def search(
     width: int = 0,
     rough: bool = False,
 ) -> Found:
-    """The best schedule below ``most``, if so many ``moves`` suffice, and a bound in any case.
+    """The best schedule below ``most``, if so many ``moves`` suffice, and a bound in any case; ``schedule_best.solve``
+    has an example.
 
     Parameters
     ----------
@@ -83,15 +84,6 @@ def search(
         the bound is that of the start.
     rough
         All room costs nothing: fewer states, a bound that is a little less, where ends come one by one.
-
-    Examples
-    --------
-    >>> from formulations.schedule import BatchCost
-    >>> cost = BatchCost(base=100, token=1, launch=10, decode=20, sequence=0, read=0)
-    >>> instance = ScheduleInstance(arrival=(0, 0), prompt=(5, 5), output=(3, 3), own=(0, 0), kv=99, tokens=8,
-    ...                             sequences=2, cost=cost)
-    >>> search(instance, Objective.MAKESPAN, most=500, moves=100).bound  # 118 + 112 + 2 * 122
-    474
     """
     if len(instance) > MOST_REQUESTS:
         return Found(bound=0, schedule=None, ended=False)

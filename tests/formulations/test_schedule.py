@@ -30,22 +30,27 @@ from formulations.schedule_togo import data_of
 LIMITS = Limits(time_s=60, work=5)
 
 
-def tiny(seed, *, requests=3, longest=3, outputs=4, late=False):
-    """Costs of any proportion, memory and budget that often bind."""
+def tiny(seed, *, requests=3, longest=3, outputs=4, late=False, spare=8, budget=6, span=60, base=0):
+    """Costs of any proportion, memory and budget that often bind.
+
+    ``requests``: one number or several to draw from; ``spare``: tokens of memory beyond the longest, at most;
+    ``span``: last arrival where they are ``late``; ``base``: of the cost, at least.
+    """
     rng = random.Random(seed)
-    prompt = [rng.randint(1, longest) for _ in range(requests)]
-    output = [rng.randint(1, outputs) for _ in range(requests)]
+    n = requests if isinstance(requests, int) else rng.choice(requests)
+    prompt = [rng.randint(1, longest) for _ in range(n)]
+    output = [rng.randint(1, outputs) for _ in range(n)]
     least = max(p + o - 1 for p, o in zip(prompt, output, strict=True))
     return ScheduleInstance(
-        arrival=tuple(sorted(rng.randint(0, 60) * late for _ in range(requests))),
+        arrival=tuple(sorted(rng.randint(0, span) * late for _ in range(n))),
         prompt=tuple(prompt),
         output=tuple(output),
-        own=tuple(rng.choice([0, rng.randint(0, 9)]) for _ in range(requests)),
-        kv=least + rng.randint(0, 8),
-        tokens=rng.randint(requests, 6),
-        sequences=rng.randint(1, requests),
+        own=tuple(rng.choice([0, rng.randint(0, 9)]) for _ in range(n)),
+        kv=least + rng.randint(0, spare),
+        tokens=rng.randint(n, budget),
+        sequences=rng.randint(1, n),
         cost=BatchCost(
-            base=rng.randint(0, 20),
+            base=rng.randint(base, 20),
             token=rng.randint(0, 4),
             launch=rng.randint(0, 9),
             decode=rng.randint(1, 9),

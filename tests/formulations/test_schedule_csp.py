@@ -1,14 +1,14 @@
 """The wide class: its optimum against every schedule with stalls and evictions, below unison's, above every floor."""
 
 import heapq
-import random
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import pytest
 
 from formulations.problem import Limits, Status
-from formulations.schedule import BatchCost, Objective, ScheduleInstance
+from formulations.schedule import BatchCost, Objective
 from formulations.schedule_best import solve
 from formulations.schedule_csp import best_of_all, most_iterations
 from formulations.schedule_search import search
@@ -17,29 +17,8 @@ from tests.formulations.test_schedule import tiny
 LIMITS = Limits(time_s=120, work=20)
 
 
-def small(seed, *, late):
-    """Two or three requests, memory so scarce that evicting can pay, iterations that take time."""
-    rng = random.Random(seed)
-    n = rng.choice([2, 2, 3])
-    prompt, output = [rng.randint(1, 2) for _ in range(n)], [rng.randint(1, 3) for _ in range(n)]
-    least = max(p + o - 1 for p, o in zip(prompt, output, strict=True))
-    return ScheduleInstance(
-        arrival=tuple(sorted(rng.randint(0, 40) * late for _ in range(n))),
-        prompt=tuple(prompt),
-        output=tuple(output),
-        own=tuple(rng.choice([0, rng.randint(0, 9)]) for _ in range(n)),
-        kv=least + rng.randint(0, 2),
-        tokens=rng.randint(n, 4),
-        sequences=rng.randint(1, n),
-        cost=BatchCost(
-            base=rng.randint(5, 20),
-            token=rng.randint(0, 4),
-            launch=rng.randint(0, 9),
-            decode=rng.randint(1, 9),
-            sequence=rng.randint(0, 3),
-            read=rng.randint(0, 2),
-        ),
-    )
+small = partial(tiny, requests=(2, 2, 3), longest=2, outputs=3, spare=2, budget=4, span=40, base=5)
+"""Memory so scarce that evicting can pay, iterations that take time."""
 
 
 def moves(instance, kept, emitted, clock):
