@@ -163,10 +163,12 @@ def _prompt_gain(worth, memory_worth, prices, b, share, tokens, constant):
 
 
 @njit(cache=True)
-def _token_gain(mu, elsewhere, prices, b, i, tokens, share, own, context, again, constant, rest):
-    """The same for the stretch of tokens that gains most, each decoded, or computed again from its context."""
+def _token_gain(mu, elsewhere, prices, b, i, stretches, constant, rest):
+    """The same for the stretch of tokens that gains most, each decoded, or computed again from its context.
+    ``stretches``: tokens, share, own, context and share of computing again, all [n, S]."""
     best, best_used, best_held, best_made = 0.0, -1.0, 0.0, 0.0
     machine, memory, place = prices[0, b], prices[1, b], prices[2, b]
+    tokens, share, own, context, again = stretches
     for s in range(tokens.shape[1]):
         if tokens[i, s] <= 0.0:
             continue
@@ -184,6 +186,18 @@ def _token_gain(mu, elsewhere, prices, b, i, tokens, share, own, context, again,
         if gain > best:
             best, best_used, best_held, best_made = gain, used, held, made
     return best, best_used, best_held, best_made
+
+
+@njit(cache=True)
+def _spend(usage, b, wide, left, used, held, made):
+    """Adds what a request uses in the part of bucket b that it takes to make what is ``left``; returns the rest."""
+    if used < 0.0:
+        return left
+    part = min(wide, left / made) if made > 0.0 else 0.0
+    usage[0, b] += used * part
+    usage[1, b] += held * part
+    usage[2, b] += part
+    return left - part * made
 
 
 @njit(cache=True)
@@ -214,6 +228,7 @@ def _values(edges, prices, release, before, after, alone, prompt_time, prompt_sh
     worth, prompt_worth = np.zeros(buckets), np.zeros(buckets)
     gain, prompt_gain = np.zeros((buckets, buckets)), np.zeros((buckets, buckets))  # level, bucket
     until, prompt_until = np.zeros((buckets, buckets + 1)), np.zeros((buckets, buckets + 1))
+    stretches = (tokens, share, own, context, again)
     best_prompt, best_token = np.zeros(buckets, np.int64), np.zeros(buckets, np.int64)
     total = 0.0
     for i in range(release.shape[0]):
@@ -252,18 +267,7 @@ def _values(edges, prices, release, before, after, alone, prompt_time, prompt_sh
                     prompt_until[k, b + 1] = prompt_until[k, b] + wide * prompt_gain[k, b]
                     if decodes:
                         gain[k, b], _, _, _ = _token_gain(
-                            mu[k],
-                            elsewhere[k],
-                            prices,
-                            b,
-                            i,
-                            tokens,
-                            share,
-                            own,
-                            context,
-                            again,
-                            constant,
-                            rest,
+                            mu[k], elsewhere[k], prices, b, i, stretches, constant, rest
                         )
                         until[k, b + 1] = until[k, b] + wide * gain[k, b]
             best_prompt[c] = best_prompt[c - 1] if c > first else c
@@ -304,48 +308,19 @@ def _values(edges, prices, release, before, after, alone, prompt_time, prompt_sh
         if c_best < 0 or usage.shape[0] == 0:
             continue
         if p_best >= 0:  # what it uses, in the parts of the buckets that it takes to be done
-            left = 1.0
+            left, worth_there = 1.0, prompt_worth[p_best]
             for b in range(f_best, first - 1, -1):
-                wide = edges[b + 1] - max(release[i], edges[b])
                 _, used, held, made = _prompt_gain(
-                    prompt_worth[p_best],
-                    prices[1, p_best],
-                    prices,
-                    b,
-                    prompt_share[i],
-                    prompt_tokens[i],
-                    constant,
+                    worth_there, prices[1, p_best], prices, b, prompt_share[i], prompt_tokens[i], constant
                 )
-                if used >= 0.0:
-                    part = min(wide, left / made) if made > 0.0 else 0.0
-                    left -= part * made
-                    usage[0, b] += used * part
-                    usage[1, b] += held * part
-                    usage[2, b] += part
+                left = _spend(usage, b, edges[b + 1] - max(release[i], edges[b]), left, used, held, made)
         if k_best >= 0:
             left = tokens[i].sum()
             for b in range(c_best, f_best - 1, -1):
-                wide = edges[b + 1] - max(release[i], edges[b])
                 _, used, held, made = _token_gain(
-                    mu[k_best],
-                    elsewhere[k_best],
-                    prices,
-                    b,
-                    i,
-                    tokens,
-                    share,
-                    own,
-                    context,
-                    again,
-                    constant,
-                    rest,
+                    mu[k_best], elsewhere[k_best], prices, b, i, stretches, constant, rest
                 )
-                if used >= 0.0:
-                    part = min(wide, left / made) if made > 0.0 else 0.0
-                    left -= part * made
-                    usage[0, b] += used * part
-                    usage[1, b] += held * part
-                    usage[2, b] += part
+                left = _spend(usage, b, edges[b + 1] - max(release[i], edges[b]), left, used, held, made)
     return total
 
 
