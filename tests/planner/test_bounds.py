@@ -218,11 +218,11 @@ def test_one_request_alone_takes_its_bound(seed, stages, ranks):
     assert times[0][-1] - start == bounds.alone.e2e_ps[0]
 
 
-def linear_step(ranks=1, **changes):
+def linear_step(ranks=1, max_seqs=8, **changes):
     """An iteration costs a constant and something per token, sequence and token read."""
-    step = random_step(1, ranks=ranks, max_seqs=8, tokens=64, longest=80, capacity=6400)
+    step = random_step(1, ranks=ranks, max_seqs=max_seqs, tokens=64, longest=80, capacity=6400)
     knots = np.array([0], np.int64)
-    batch = np.arange(9, dtype=np.int64)[None, :, None]
+    batch = np.arange(max_seqs + 1, dtype=np.int64)[None, :, None]
     zero = {
         f"{name}_{unit}": np.zeros_like(getattr(step, f"{name}_{unit}"))
         for name in ("local", "shared", "head", "send", "prefill_launch", "prefill")
@@ -273,7 +273,16 @@ TIGHT = {
         {"prefill_ps": table(0, 9 * M, 81)}, burst(40, 64, 1), "latency",
         "work of stage 1, iterations counted by memory, shortest remaining first",
     ),
+    "memory": (
+        {"local_ps": table(900 * M, 0), "kv_blocks": 64}, burst(40, 64, 1), "makespan", "KV memory x time",
+    ),
+    "places": (
+        {"max_seqs": 1, "local_ps": table(900 * M, 0)}, burst(20, 8, 20), "makespan", "places x time",
+    ),
     "unloaded": ({"local_ps": table(900 * M, 0)}, burst(8, 8, 20), "latency", "unloaded"),
+    "priced machine time": (
+        {"max_seqs": 64, "local_ps": table(900 * M, 0)}, burst(64, 1, 60), "latency", "priced machine time",
+    ),
     "mean busy time": (
         {"prefill_ps": table(0, 9 * M, 81)}, burst(40, 64, 1), "ttft",
         "work of stage 1, iterations counted by memory, mean busy time",

@@ -103,8 +103,12 @@ BREAKS = {
     "mean_busy_flow and lag": ("mean busy time", Machines, "lag_ps"),
     "work": ("iterations by tokens", ShareMaker, "_shares"),
     "longest end": ("longest answer", Machines, "longest_end_ps"),
+    "KV memory x time": ("memory", Machines, "_area"),
+    "places x time": ("places", Machines, "all"),
+    "priced machine time": ("priced machine time", Machines, "priced_flow_ps"),
     "alone": ("unloaded", Alone, "e2e_ps"),
     "energy of work": ("energy", energy, "SAFE"),
+    "energy of the longest answer": ("energy of the longest answer", ShareMaker, "whole"),
     "busy energy": ("energy while busy", busy_energy.BusyEnergy, "least_nj"),
 }
 
@@ -113,8 +117,11 @@ def grown(value, factor=1.02):
     """Whatever a relaxation returns, 2 % larger: lag and busy time are half of the bound that they are in."""
     if isinstance(value, np.ndarray):
         return np.rint(value * factor).astype(value.dtype)
+    if isinstance(value, list):
+        return [replace(machine, work=grown(machine.work, factor)) for machine in value]
     if hasattr(value, "prompt"):
-        return replace(value, prompt=grown(value.prompt), decode=grown(value.decode))
+        changes = {name: grown(getattr(value, name), factor) for name in ("prompt", "decode", "constant")}
+        return replace(value, **changes)
     return type(value)(value * factor)
 
 
