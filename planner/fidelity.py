@@ -221,9 +221,9 @@ class Servers:
     @property
     def sources(self) -> tuple[str, ...]:
         words = (
-            f"{source}; engine overhead {evaluator.question.engine}"
+            f"{source}; {compiler.overhead_words}"
             for evaluator in self._evaluators.values()
-            for source in evaluator.sources
+            for source, compiler in zip(evaluator.sources, evaluator.compilers, strict=True)
         )
         return tuple(dict.fromkeys(words))
 

@@ -155,11 +155,20 @@ def _latency(question: Question, best: PlanResult, outcome: Outcome) -> Element:
             )
     columns = ["", "mean", "p50", "p90", "p95", "p99"]
     rows = [
-        [name.upper(), *(quantity(best.metrics[f"{name}_{column}_s"], "s") for column in columns[1:])]
+        [name.upper()]
+        + [
+            quantity(best.metrics[key], "s") + best.intervals.words(key, " ")
+            for key in (f"{name}_{column}_s" for column in columns[1:])
+        ]
         for name in WORDS
     ]
     slos = [
-        [slo.text, *(quantity(v, slo.unit) for v in (slo.value, slo.limit)), "met" if slo.met else "NOT met"]
+        [
+            slo.text,
+            quantity(slo.value, slo.unit) + best.intervals.words(slo.key, " "),
+            quantity(slo.limit, slo.unit),
+            "met" if slo.met else "NOT met",
+        ]
         for slo in best.slos
     ]
     caption = (

@@ -1,18 +1,19 @@
 """Between which values predicted times are expected to be measured.
 
 A time is predicted as ``t``; servers of its kind were measured at ``t / (1 + error)`` with errors between two
-quantiles (``profiles.residuals``). Means alone have intervals: of percentiles no error was measured. Arrivals are
-what they are, so of a makespan only what comes after the last arrival is uncertain, as E2E is.
+quantiles (``profiles.residuals``). Percentiles err as their means do, and a little more. Arrivals are what they
+are, so of a makespan only what comes after the last arrival is uncertain, as E2E is.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from planner.printable import quantity
 from profiles.engine import EngineProfile, Residual
-from profiles.residuals import Kind, residuals_of
+from profiles.residuals import Kind, of_percentiles, residuals_of
 
-METRICS = ("ttft", "tpot", "itl", "e2e")
+_TIME = re.compile(r"(ttft|tpot|itl|e2e)_(mean|max|p[0-9.]+)_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +32,10 @@ class Intervals:
     of: Mapping[str, Interval]
     errors: Mapping[str, Residual]
 
-    def words(self, metric: str) -> str:
-        """In brackets after a value, nothing where it has no interval."""
+    def words(self, metric: str, before: str = "") -> str:
+        """In brackets, nothing where the metric has no interval."""
         found = self.of.get(metric)
-        return f" ({between(found.low, found.high)})" if found else ""
+        return f"{before}({between(found.low, found.high)})" if found else ""
 
     @property
     def source(self) -> str:
@@ -47,12 +48,12 @@ NONE = Intervals(of={}, errors={})
 def intervals(
     metrics: Mapping[str, float | None], arrivals_s: float, engine: EngineProfile, kind: Kind
 ) -> Intervals:
-    """Of the means among the metrics; none where nothing was measured with such an engine.
+    """Of the times among the metrics; none where nothing was measured with such an engine.
 
     Parameters
     ----------
     metrics
-        As ``simulator.metrics.summary`` has them.
+        As ``simulator.metrics.summary`` has them; percentiles may be others than those.
     arrivals_s
         Of the last request.
     """
@@ -60,11 +61,15 @@ def intervals(
     if found is None:
         return NONE
     of = {}
-    for name in METRICS:
-        value = metrics.get(f"{name}_mean_s")
-        if name in found.residuals and value is not None:
-            low, high = found.residuals[name].interval(value)
-            of[f"{name}_mean_s"] = Interval(low=low, high=high, source=found.source)
+    for key, value in metrics.items():
+        if value is None or not (time := _TIME.fullmatch(key)):
+            continue
+        name, statistic = time.groups()
+        mean = statistic == "mean"
+        residual = found.residuals.get(name) if mean else of_percentiles(found.residuals, name)
+        if residual is not None:
+            low, high = residual.interval(value)
+            of[key] = Interval(low=low, high=high, source=found.source)
     makespan = metrics.get("makespan_s")
     if "e2e" in found.residuals and makespan is not None:
         low, high = found.residuals["e2e"].interval(max(makespan - arrivals_s, 0.0))

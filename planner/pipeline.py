@@ -162,6 +162,11 @@ class Evaluator:
         )
         return compiler, f"{pool.device.name}: {words}, power {watts}", Lock()
 
+    @property
+    def overheads(self) -> list[str]:
+        """Which constants of the engine count, in words; once where all pools have the same."""
+        return list(dict.fromkeys(compiler.overhead_words for compiler in self.compilers))
+
     def _links(self, candidate: Candidate) -> dict[str, Any]:
         """Of the placement: inside an attention rank, a feed-forward group, and between stages."""
         plan, pool = candidate.plan, self.question.fleet.pools[candidate.pool]
@@ -278,6 +283,7 @@ class Evaluator:
         )
         slos = tuple(
             SloResult(
+                key=slo.key,
                 text=slo.text,
                 value=metrics.slo_value(outcome, slo.metric, slo.percentile),
                 limit=slo.limit,
@@ -305,12 +311,12 @@ class Evaluator:
             provenance=outcome.provenance,
             wait_s=float(waits.mean() / PS) if served.any() else 0.0,
             memory=footprint(question.model, plan, step.kv_blocks, self.longest),
-            intervals=self._intervals(candidate, values, outcome),
+            intervals=self._intervals(candidate, values | {slo.key: slo.value for slo in slos}, outcome),
         )
         return self.objective.score(value), result.acceptable, result
 
     def _intervals(self, candidate: Candidate, values: Metrics, outcome: Outcome) -> Intervals:
-        """Of the means, by the errors of servers of this kind."""
+        """By the errors of servers of this kind."""
         question = self.question
         kind = Kind(
             device=question.fleet.pools[candidate.pool].device.name,
@@ -648,7 +654,7 @@ def answer_of(
         results=results,
         certificate=certificate,
         launch=_launch(evaluator, results[0]) if results else [],
-        profile_text="; ".join([*evaluator.sources, f"engine overhead {question.engine}"]),
+        profile_text="; ".join([*evaluator.sources, *evaluator.overheads]),
         notes=notes,
     )
 

@@ -14,8 +14,12 @@ Metrics = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloResult:
-    """One SLO of the question on one plan. ``value`` and ``limit`` in ``unit``: seconds, of power watts."""
+    """One SLO of the question on one plan. ``value`` and ``limit`` in ``unit``: seconds, of power watts.
 
+    ``key``: of the metric, as in ``PlanResult.intervals``.
+    """
+
+    key: str
     text: str
     value: float
     limit: float

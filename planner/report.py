@@ -284,13 +284,21 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
     limit = quantity(best.bound, objective.unit)
     yield "objective", f"{value}; no scheduler gets this plan {side} {limit} ({best.bound_name})"
     for name, key in (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2e")):
-        values = ", ".join(
-            f"{label} {quantity(m[f'{key}_{field}_s'], 's')}{best.intervals.words(f'{key}_{field}_s')}"
-            for label, field in (("mean", "mean"), ("p50", "p50"), ("p95", "p95"), ("p99", "p99"))
-        )
-        yield name, values
+        keys = {statistic: f"{key}_{statistic}_s" for statistic in ("mean", "p50", "p95", "p99")}
+        values = [f"{statistic} {quantity(m[key], 's')}" for statistic, key in keys.items()]
+        between = [best.intervals.words(key) for key in keys.values()]
+        widths = [max(map(len, pair)) + 1 for pair in zip(values, between, strict=True)]
+        yield name, _spaced(values, widths)
+        if any(between):
+            yield "", _spaced(between, widths)
     for slo in best.slos:
-        yield "SLO", f"{slo.text}: {quantity(slo.value, slo.unit)}, {'met' if slo.met else 'NOT met'}"
+        interval = best.intervals.of.get(slo.key)
+        unsure = interval and interval.low <= slo.limit < interval.high
+        yield (
+            "SLO",
+            f"{slo.text}: {quantity(slo.value, slo.unit)}{best.intervals.words(slo.key, ' ')}, "
+            f"{'met' if slo.met else 'NOT met'}{', the limit inside the interval' if unsure else ''}",
+        )
     if answer.shortfall:
         yield from _shortfall_rows(answer.shortfall)
     share = split_latency(best)
@@ -332,6 +340,12 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
         yield "in brackets", f"where nine of ten were measured: {best.intervals.source} (docs/fidelity.md)"
     shares = ", ".join(f"{share}% {name}" for name, share in percentages(best.provenance).items() if share)
     yield "profile", f"{shares or 'nothing'} (share of predicted time); {answer.profile_text}"
+
+
+def _spaced(cells: list[str], widths: list[int]) -> str:
+    """A list in words, its members one above the other in rows of the same widths."""
+    ended = [f"{cell}," for cell in cells[:-1]] + cells[-1:]
+    return " ".join(f"{cell:<{width}}" for cell, width in zip(ended, widths, strict=True)).rstrip()
 
 
 def _shortfall_rows(found: "Shortfall") -> Iterator[tuple[str, str]]:

@@ -55,6 +55,14 @@ class Compiler:
         """The same with other constants of the engine."""
         return Compiler(self.model, self.device, self._bare, engine=engine, power=self.power)
 
+    @property
+    def overhead_words(self) -> str:
+        """Which constants of the engine count, for a person."""
+        words = f"engine overhead {self.engine.name}"
+        if self.engine.holds_mixing and self.operations.knows_mixing:
+            words += ", without iteration_s and prefill_s where mixed batches were measured"
+        return words
+
     def compile(
         self, plan: Plan, *, link_tensor: Link, link_ffn: Link, stage_links: tuple[Link, ...] = (),
         max_length: int, max_prompt: int | None = None,

@@ -78,6 +78,11 @@ class Operations(Protocol):
         prompt token (broadcast). Both >= 0; 0 where nobody measured it."""
         ...
 
+    @property
+    def knows_mixing(self) -> bool:
+        """Whether ``mixed_attention`` was measured for some heads."""
+        ...
+
     def mla_prefill(self, tokens: IntArray, *, heads: int, head_dim: int, value_dim: int, kv_rank: int,
                     rope_dim: int, kv: str) -> Cost:  # fmt: skip
         """MLA attention core of one sequence (projections are GEMMs of their own)."""
@@ -123,6 +128,10 @@ class Layer:
 
     def mixed_attention(self, *args: Any, **shape: Any) -> tuple[FloatArray, FloatArray]:
         return self.fallback.mixed_attention(*args, **shape)
+
+    @property
+    def knows_mixing(self) -> bool:
+        return self.fallback.knows_mixing
 
     def mla_prefill(self, *args: Any, **shape: Any) -> Cost:
         return self.fallback.mla_prefill(*args, **shape)

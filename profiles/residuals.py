@@ -26,6 +26,12 @@ MOSTLY = 0.5
 """Share of modelled time from which a prediction is one of the roofline."""
 
 
+SHAPE = {"ttft": 0.06, "tpot": 0.03, "e2e": 0.01}
+"""How far predicted / measured of p50, p90, p95 and p99 was from that of their mean, as a share of it, at most: of 300
+requests of a loaded vLLM 0.19 server (Llama-3.1-8B, RTX PRO 6000), the only one whose single requests are known
+(``tests/laws/test_measured.py`` computes it)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """What tells how sure a prediction is.
@@ -93,6 +99,30 @@ def residuals_of(engine: EngineProfile, kind: Kind) -> Found | None:
     return Found(
         residuals=both, source=f"{found.source}; {engine.name} was measured on {', '.join(runs)} alone"
     )
+
+
+def of_percentiles(residuals: Mapping[str, Residual], metric: str) -> Residual | None:
+    """Errors of percentiles of a metric, of those of means: wider by ``SHAPE``.
+
+    A gap between tokens (itl) is one iteration; those with prompts in them are taken to err as TTFT does, those
+    without as TPOT does, so of the two the wider.
+
+    Examples
+    --------
+    >>> known = dict.fromkeys(("ttft", "tpot"), Residual(low=-0.1, high=0.2))
+    >>> found = of_percentiles(known, "tpot")
+    >>> round(found.low, 4), round(found.high, 4)
+    (-0.127, 0.236)
+    >>> of_percentiles(known, "itl") == of_percentiles(known, "ttft")
+    True
+    """
+    if metric == "itl":
+        both = [of_percentiles(residuals, name) for name in ("ttft", "tpot")]
+        return _widest(both[0], both[1]) if both[0] and both[1] else None
+    if metric not in residuals:
+        return None
+    mean, shape = residuals[metric], SHAPE[metric]
+    return Residual(low=(1 + mean.low) * (1 - shape) - 1, high=(1 + mean.high) * (1 + shape) - 1)
 
 
 def _wider(engine: str, ffn: str, chips: str, times: str) -> list[tuple[str, str, str, str]]:

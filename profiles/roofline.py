@@ -117,6 +117,8 @@ class Roofline:
         nothing = np.zeros(np.broadcast_shapes(np.shape(batch), np.shape(context)))
         return nothing, nothing
 
+    knows_mixing = False
+
     def mla_prefill(
         self, tokens: IntArray, *, heads: int, head_dim: int, value_dim: int, kv_rank: int, rope_dim: int,
         kv: str,

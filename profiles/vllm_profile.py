@@ -114,6 +114,10 @@ class VllmProfile(Layer):
         seconds, _ = surface.at(*loads, roof_of(partial(self.fallback.decode_attention, **heads)))
         return seconds, np.interp(loads[0], surface.batch, per_token)
 
+    @property
+    def knows_mixing(self) -> bool:
+        return self._mixed is not None or self.fallback.knows_mixing
+
     def _attention(self, rows: dict[str, Any], source: str) -> tuple[Curve | None, Surface | None]:
         """Curve of prompts over themselves, and surface of decode over sequences and context."""
         seconds = rows["time_us"] * 1e-6

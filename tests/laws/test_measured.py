@@ -1,18 +1,21 @@
 """Real runs: the ranking that the machine shows, and the traces of the acceptance tests end to end."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from planner.fidelity import validate
+from planner.fidelity import Servers, validate
 from planner.pipeline import optimize
 from planner.question import Question
 from planner.runs import Told, read_runs
 from profiles.engine import load_engine
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
-from profiles.residuals import Kind, residuals_of
+from profiles.residuals import SHAPE, Kind, residuals_of
+from simulator import metrics
 from traces.read import read_trace
 
 SHARED = Path(os.environ.get("ZENITH_SHARED", Path(__file__).parents[2].parent / "shared"))
@@ -88,6 +91,25 @@ def test_nine_of_ten_measured_means_lie_inside_the_intervals(runs, device, engin
             for low, high in (residual.interval(run.predicted_s[metric]),)
         ]
         assert sum(inside) >= 0.9 * len(inside)
+
+
+def test_percentiles_err_as_their_means_do_and_a_little_more():
+    """``SHAPE`` is the most that was measured, with the server's own kernel profile and with the shipped tables."""
+    folder = MEASURED / "vllm_llama8b_rtxpro6000"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    pytest.importorskip("aiconfigurator_core", reason="measured tables are an extra")
+    (run,) = read_runs([folder], Told(device="rtx-pro-6000-96gb"))
+    further = dict.fromkeys(SHAPE, 0.0)
+    for server in (run, replace(run, tables=None)):
+        outcome = Servers([server]).replay(server)
+        for name in SHAPE:
+            of_request = run.request_s[name][~np.isnan(run.request_s[name])]
+            mean = metrics.slo_value(outcome, name, None) / of_request.mean()
+            for q in metrics.PERCENTILES:
+                ratio = metrics.slo_value(outcome, name, q) / np.percentile(of_request, q)
+                further[name] = max(further[name], abs(ratio / mean - 1))
+    assert all(SHAPE[name] - 0.01 <= value <= SHAPE[name] for name, value in further.items()), further
 
 
 def test_predictions_with_and_without_the_tables_agree():

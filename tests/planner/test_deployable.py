@@ -217,6 +217,8 @@ def test_four_bits_name_their_checkpoint_and_their_switch():
         assert "needs a checkpoint quantized to fp4 (NVFP4: ModelOpt or llm-compressor)" in notes
     oss = Plan(layers_per_stage=(36,), weight_format="mxfp4", activation_format="fp8")
     command, notes = commands(oss, load_model("gpt-oss-120b"), device=b200)["vLLM"]
-    assert command.startswith("VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8=1 ") and not any("quantized" in n for n in notes)
+    assert command.startswith("VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8=1 ") and not any(
+        "quantized" in n for n in notes
+    )
     wide = dataclasses.replace(oss, activation_format="bf16")
     assert "MXFP8" not in commands(wide, load_model("gpt-oss-120b"), device=b200)["vLLM"][0]

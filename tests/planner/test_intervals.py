@@ -1,14 +1,18 @@
 """Intervals hold what was measured exactly where its error lies between the quantiles, and come with every plan."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.intervals import between, intervals
+from planner.intervals import Interval, between, intervals
 from planner.pipeline import optimize
 from planner.question import Question
+from planner.ranking import SloResult
 from planner.report import answer_dict, to_text
+from planner.slo import parse_slo
 from profiles.engine import EngineProfile, Residual, load_engine
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
@@ -66,19 +70,32 @@ def answer():
         output_tokens=generator.integers(5, 100, 30),
     )
     return optimize(
-        Question(model=load_model("llama-3.1-8b"), fleet=homogeneous("l40s", gpus=2), trace=trace),
+        Question(
+            model=load_model("llama-3.1-8b"),
+            fleet=homogeneous("l40s", gpus=2),
+            trace=trace,
+            slos=(parse_slo("e2e_p99.9<=10s"),),
+        ),
         silicon=False,
     )
 
 
 def test_every_plan_of_an_answer_has_them(answer):
     for plan in answer_dict(answer)["plans"]:
-        assert set(plan["intervals"]) == {
-            "ttft_mean_s", "tpot_mean_s", "itl_mean_s", "e2e_mean_s", "makespan_s",
-        }  # fmt: skip
+        times = {key for key in plan["metrics"] if key.startswith(("ttft", "tpot", "itl", "e2e", "makespan"))}
+        assert set(plan["intervals"]) == times | {"e2e_p99.9_s"}
         for name, interval in plan["intervals"].items():
-            assert interval["low"] <= plan["metrics"][name] <= interval["high"]
+            value = plan["metrics"].get(name) or plan["slos"][0]["value_s"]
+            assert interval["low"] <= value <= interval["high"]
             assert "roofline" in interval["source"]
+
+
+def test_percentiles_are_less_sure_than_means():
+    found = intervals(dict.fromkeys(("ttft_mean_s", "ttft_p99_s", "itl_p50_s", "itl_max_s"), 1.0), 0.0,
+                      engine(-0.5, 1.0), KIND).of  # fmt: skip
+    mean, tail = found["ttft_mean_s"], found["ttft_p99_s"]
+    assert tail.low < mean.low < mean.high < tail.high
+    assert found["itl_p50_s"] == found["itl_max_s"] == tail, "a gap may be that of an iteration with prompts"
 
 
 def test_a_person_sees_them(answer):
@@ -86,3 +103,20 @@ def test_a_person_sees_them(answer):
     text = to_text(answer)
     assert f"({between(best.intervals.of['e2e_mean_s'].low, best.intervals.of['e2e_mean_s'].high)})" in text
     assert "in brackets" in text and all(len(line) <= 80 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("4s", "5.10 s (5.00-6.00 s), NOT met"),
+        ("5.05s", "5.10 s (5.00-6.00 s), NOT met, the limit inside the interval"),
+        ("5.2s", "5.10 s (5.00-6.00 s), met, the limit inside the interval"),
+        ("6s", "5.10 s (5.00-6.00 s), met"),
+    ],
+)
+def test_a_limit_inside_the_interval_is_said(answer, limit, said):
+    best, slo = answer.results[0], parse_slo(f"e2e_p99<={limit}")
+    found = replace(best.intervals, of={slo.key: Interval(low=5.0, high=6.0, source="my runs")})
+    asked = SloResult(key=slo.key, text=slo.text, value=5.1, limit=slo.limit)
+    text = to_text(replace(answer, results=[replace(best, slos=(asked,), intervals=found)]))
+    assert f"{slo.text}: {said} latency is" in " ".join(text.split())

@@ -23,7 +23,7 @@ def result(value: float, *, slo_s: float = 0.0, rejected: int = 0, **metrics: fl
     base = {"rejected": rejected, "idle_share": 0.1, "ttft_mean_s": 0.2, "e2e_mean_s": value}
     return PlanResult(
         plan=plan, pool="p", device="d", placement=(), metrics=base | metrics, value=value, bound=0.0, bound_name="",
-        slos=(SloResult(text="ttft_p99<=1s", value=slo_s, limit=1.0),), deployable={},
+        slos=(SloResult(key="ttft_p99_s", text="ttft_p99<=1s", value=slo_s, limit=1.0),), deployable={},
         breakdown_s={"ffn": 3.0, "qkv": 1.0}, provenance={}, wait_s=0.1, memory=NOTHING,
     )  # fmt: skip
 

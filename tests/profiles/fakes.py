@@ -62,6 +62,8 @@ class FakeOperations:
         nothing = np.zeros(np.broadcast_shapes(np.shape(batch), np.shape(context)))
         return nothing, nothing
 
+    knows_mixing = False
+
     def mla_prefill(self, tokens, *, heads, head_dim, value_dim, kv_rank, rope_dim, kv):
         moved = tokens * 2.0 * 2 * heads * (head_dim + value_dim)
         return self._cost(1.0 * tokens * tokens * heads * (head_dim + value_dim), moved)

@@ -67,6 +67,8 @@ class Roof:
         nothing = np.zeros(np.broadcast_shapes(np.shape(batch), np.shape(context)))
         return nothing, nothing
 
+    knows_mixing = False
+
     def mla_prefill(self, tokens, *, heads, head_dim, value_dim, kv_rank, rope_dim, kv):
         width = heads * (head_dim + value_dim)
         return self._cost(width * tokens * tokens, 4.0 * width * tokens)

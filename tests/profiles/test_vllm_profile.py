@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from profiles.compile import compile_plan
+from profiles.compile import Compiler, compile_plan
 from profiles.device import load_device
 from profiles.engine import load_engine
 from profiles.errors import InputError
@@ -95,6 +95,14 @@ def test_overheads_that_hold_mixing_are_left_out_beside_operations_that_know_it(
     assert np.array_equal(known.local_ps, bare.local_ps)
     assert np.array_equal(known.prefill_launch_ps, bare.prefill_launch_ps)
     assert known.mixed_value_ps[0, 1:, 0].tolist() == [4 * 40_000_000] * 4  # layers, picoseconds
+    device = load_device("rtx-pro-6000")
+    for operations, engine, left_out in (
+        (profile, "vllm-v1", True),
+        (profile, "vllm-v0", False),
+        (ROOF, "vllm-v1", False),
+    ):
+        compiler = Compiler(TINY, device, operations, engine=load_engine(engine), power=PowerModel(device))
+        assert ("without iteration_s" in compiler.overhead_words) == left_out
     unknown, without = step(ROOF, "vllm-v1"), step(ROOF, "none")
     assert (unknown.local_ps > without.local_ps)[:, 1:].all() and unknown.mixed_value_ps is None
     assert (step(profile, "vllm-v0").local_ps > bare.local_ps)[:, 1:].all()  # its overheads hold no mixing
