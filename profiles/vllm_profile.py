@@ -138,7 +138,8 @@ def _mixed(rows: dict[str, Any]) -> tuple[Surface, FloatArray] | None:
     """Over decodes and context: seconds beyond a kernel for each; and more per prompt token, by decodes.
 
     For each number of decodes the time per prompt token is the slope of least squares common to all contexts;
-    what is left is the median at each. A kernel for both that is quicker counts as one that is not slower.
+    what is left is the median at each; a context that was not measured takes from its neighbours. A kernel for both
+    that is quicker counts as one that is not slower.
     """
     import pandas as pd
 
@@ -165,7 +166,8 @@ def _mixed(rows: dict[str, Any]) -> tuple[Surface, FloatArray] | None:
     spread = (moved["prefill_chunk"] ** 2).groupby(found["n_decode"]).sum()
     per_token = (slopes / spread).fillna(0.0).clip(lower=0.0)
     found["more"] -= found["n_decode"].map(per_token) * found["prefill_chunk"]
-    grid = found.groupby(decodes)["more"].median().clip(lower=0.0).unstack().fillna(0.0)
+    grid = found.groupby(decodes)["more"].median().clip(lower=0.0).unstack()
+    grid = grid.interpolate(axis=1, method="values", limit_direction="both")
     surface = Surface(
         batch=grid.index.to_numpy(np.float64),
         context=grid.columns.to_numpy(np.float64),

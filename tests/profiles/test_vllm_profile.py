@@ -80,6 +80,15 @@ def test_one_kernel_for_prompts_and_decodes_takes_what_was_measured(directory):
     quicker = with_mixed(directory, lambda n, context, chunk: -5 if n == 4 else 5)
     seconds, per_token = quicker.mixed_attention(np.array([1, 4]), np.array([16, 16]), **HEADS)
     assert (seconds * 1e6).tolist() == pytest.approx([5, 0]) and not per_token.any()
+    path = directory / "attention.csv"
+    kept = [
+        line for line in path.read_text().splitlines() if not line.startswith(("16,0,1,16,", "64,0,1,16,"))
+    ]
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    seconds, _ = VllmProfile(directory, model=TINY, fallback=ROOF).mixed_attention(
+        np.array([1]), np.array([16]), **HEADS
+    )
+    assert seconds * 1e6 == pytest.approx([5]), "of the context beside it"
 
 
 def test_overheads_that_hold_mixing_are_left_out_beside_operations_that_know_it(directory):
