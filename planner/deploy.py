@@ -249,28 +249,6 @@ def command(server: Server, engine: str) -> Command:
     return replace(made, notes=(*made.notes, *_beyond_flags(server, engine)))
 
 
-def launch_commands(server: Server, engines: Iterable[str]) -> list[tuple[str, str, list[str]]]:
-    """(engine, command, notes) for each of ``engines`` that has one; options of a file are notes."""
-    found = []
-    for name in engines:
-        if name in COMMANDS:
-            made = command(server, name)
-            asked = [f"set {option} in --extra_llm_api_options" for option in _option_words(made.options)]
-            found.append((name, made.text, [*asked, *made.notes]))
-    return found
-
-
-def _option_words(options: Mapping[str, object], prefix: str = "") -> list[str]:
-    """Options as ``a.b: value``, in their order."""
-    words = []
-    for key, value in options.items():
-        if isinstance(value, Mapping):
-            words += _option_words(value, f"{prefix}{key}.")
-        else:
-            words.append(f"{prefix}{key}: {str(value).lower() if isinstance(value, bool) else value}")
-    return words
-
-
 def _beyond_flags(server: Server, name: str) -> list[str]:
     """What was simulated and no flag of any of these engines sets, and what a flag takes away."""
     plan, notes = server.plan, []

@@ -10,6 +10,8 @@ from planner import figures
 from planner.drawing import drawing
 from planner.facts import definitions, sources
 from planner.front import front
+from planner.launch import Launch
+from planner.launch_text import engine_lines, refusals
 from planner.page import Element, document, figure, folded, node, pairs, section, table
 from planner.pipeline import Answer, simulate_plan
 from planner.printable import quantity
@@ -128,13 +130,18 @@ def _pool(question: Question, result: PlanResult) -> Pool:
 
 def _words(answer: Answer) -> Element:
     notes = [node("p", f"Note: {note}") for note in answer.notes]
-    commands: list[Element] = []
-    for engine, command, remarks in answer.launch:
-        commands += [node("h3", engine), node("pre", command), *(node("p", remark) for remark in remarks)]
-    rows = [(name, words) for name, words in winner_rows(answer) if name != "launch"]
-    said = pairs(rows)
+    said = pairs(winner_rows(answer))
     said[1].set("class", "best")
-    return section("answer", "The answer", said, *notes, folded("Launch commands", *commands))
+    return section("answer", "The answer", said, *notes, folded("Launch commands", *launched(answer.launch)))
+
+
+def launched(launch: Launch) -> list[Element]:
+    """Lines to paste for each engine, and why others have none."""
+    found = [node("p", note) for note in launch.notes] if launch.engines else []
+    for each in launch.engines:
+        lines = (part for line in engine_lines(each) for part in (line, node("br")))
+        found += [node("h3", each.engine), node("pre", *lines)]
+    return found + [node("p", words) for words in refusals(launch)]
 
 
 def _latency(question: Question, best: PlanResult, outcome: Outcome) -> Element:

@@ -20,10 +20,11 @@ from planner.cache import folder_content
 from planner.deployable import deployable
 from planner.errors import Clash, NoFeasiblePlan, NoPlanInTime
 from planner.intervals import Intervals, intervals
+from planner.launch import Launch, launch_of
 from planner.layouts import longest_of
 from planner.objective import OBJECTIVES, Objective
 from planner.placement import Placement, place
-from planner.question import Question, Slo
+from planner.question import Question, Slo, check_clocks
 from planner.ranking import Metrics, PlanResult, SloResult, rank, rivals
 from planner.reach import Shortfall, shortfall
 from planner.shares import TraceStats
@@ -73,7 +74,7 @@ class Answer:
     slo_text: str
     results: list[PlanResult]
     certificate: Certificate
-    launch: list[tuple[str, str, list[str]]]
+    launch: Launch
     profile_text: str
     notes: list[str]
     searched: bool = True
@@ -397,14 +398,6 @@ def goodput_limits(slos: tuple[Slo, ...]) -> dict[str, float]:
     return limits
 
 
-def check_clocks(pool: Pool, clocks: Iterable[int]) -> None:
-    """Raise InputError for a clock below what is known of the pool's devices, or above; 0 is their highest."""
-    lowest, highest = pool.device.clocks_mhz[0], pool.device.max_clock_mhz
-    for clock in clocks:
-        if clock and not lowest <= clock <= highest:
-            raise InputError(f"clock {clock} MHz: {pool.device.name} is known from {lowest} to {highest} MHz")
-
-
 def candidates_of(
     question: Question, store: Store | None = None, *, ways_out: bool = True
 ) -> list[Candidate]:
@@ -438,7 +431,6 @@ def _placed(question: Question, errors: list[tuple[Pool, NoFeasiblePlan]]) -> li
     """Every feasible plan; ``errors`` takes the pools that have none."""
     found: list[Candidate] = []
     for i, pool in enumerate(question.fleet.pools):
-        check_clocks(pool, [int(str(clock)) for clock in question.options("clock")])
         try:
             plans = plans_of(question, pool)
         except NoFeasiblePlan as error:
@@ -544,7 +536,7 @@ def simulate_plan(
     evaluator = Evaluator(question, tables=tables, silicon=silicon)
     reasons = []
     for i, pool in enumerate(question.fleet.pools):
-        check_clocks(pool, [plan.clock_mhz])
+        check_clocks(pool, [plan.clock_mhz], ["plan"])
         found = complaints(question, pool, plan)
         if not found:
             candidate = Candidate(plan=plan, pool=i, placement=place(plan, pool))
@@ -629,12 +621,6 @@ def answer_of(
             f"{names}: inside the interval of the best plan ({results[0].intervals.source}); measure before you rely "
             "on the order (docs/fidelity.md)",
         ]
-    if results and results[0].plan.replicas > 1:
-        plan = results[0].plan
-        notes = [
-            *notes,
-            f"launch {plan.replicas} such servers, one per replica's devices, behind a {plan.engine.routing} router",
-        ]
     return Answer(
         headline=headline,
         question={
@@ -653,7 +639,7 @@ def answer_of(
         slo_text=", ".join(slo.text for slo in question.slos),
         results=results,
         certificate=certificate,
-        launch=_launch(evaluator, results[0]) if results else [],
+        launch=launch_of(question, results[0], first=question.deployable_on) if results else Launch(),
         profile_text="; ".join([*evaluator.sources, *evaluator.overheads]),
         notes=notes,
     )
@@ -665,26 +651,6 @@ def _at_most(question: Question) -> str:
     return ("" if gpus is None else f", at most {gpus} of them") + (
         "" if usd is None else f", at most {usd:.12g} USD/h"
     )
-
-
-def _launch(evaluator: Evaluator, best: PlanResult) -> list[tuple[str, str, list[str]]]:
-    """How to start a replica of the best plan, in each engine that runs it."""
-    from planner.deploy import Server, launch_commands
-
-    question = evaluator.question
-    server = Server(
-        model=question.model,
-        plan=best.plan,
-        device=next(pool.device for pool in question.fleet.pools if pool.name == best.pool),
-        memory=best.memory,
-        longest=evaluator.longest,
-    )
-    return launch_commands(server, _first(question.deployable_on, best.deployable) or ["vLLM"])
-
-
-def _first(wanted: tuple[str, ...], able: Iterable[str]) -> list[str]:
-    """Engines that run the plan, those asked for in front."""
-    return sorted(able, key=lambda engine: engine not in wanted)
 
 
 __all__ = ["Answer", "Evaluator", "candidates_of", "optimize", "simulate_plan"]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from planner import launch_text
 from planner.objective import Objective
 from planner.printable import printable, quantity
 from planner.ranking import PlanResult, pareto, split_latency, why_lost
@@ -114,7 +115,7 @@ def answer_dict(answer: "Answer") -> dict[str, Any]:
             "proven": None if certificate.proven is None else objective.score(certificate.proven),
             "gap": None if certificate.best is None else _finite(certificate.gap),
         },
-        "launch": [{"engine": e, "command": c, "notes": n} for e, c, n in answer.launch],
+        "launch": launch_text.to_dict(answer.launch),
         "notes": answer.notes,
     }
     if answer.binding:
@@ -244,7 +245,8 @@ def to_text(answer: "Answer", *, top: int | None = 5, colour: bool = False) -> s
         _line(console, f"note: {note}")
     file = console.file
     assert isinstance(file, io.StringIO)
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+    said = [line.rstrip() for line in file.getvalue().splitlines()]
+    return "\n".join([*said, *([""] if results else []), *launch_text.to_lines(answer.launch)])
 
 
 def _line(console: Any, text: str) -> None:
@@ -331,11 +333,7 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
         )
     yield "memory", _memory_text(best)
     yield "placement", placement_text(best)
-    for engine, command, notes in answer.launch[:1]:
-        yield "launch", command
-        for note in notes:
-            yield "", note
-        yield "runs on", ", ".join(best.deployable) or f"no engine today ({engine} shown)"
+    yield "runs on", ", ".join(best.deployable) or "no engine today"
     if best.intervals.of:
         yield "in brackets", f"where nine of ten were measured: {best.intervals.source} (docs/fidelity.md)"
     shares = ", ".join(f"{share}% {name}" for name, share in percentages(best.provenance).items() if share)

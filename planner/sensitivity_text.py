@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 from typing import Any
 
+from planner import launch_text
 from planner.overthrow import Overthrow
 from planner.printable import printable, quantity
 from planner.report import WIDTH, answer_dict, percentages, plan_dict
@@ -25,7 +26,7 @@ BAR = 24
 
 
 def to_text(found: Sensitivity, *, colour: bool = False) -> str:
-    """The winner, what binds it, the table of what each step is worth, and how stable the ranking is."""
+    """The winner, what binds it, the table of what each step is worth, how stable the ranking is, how to start it."""
     bold = (f"\x1b[{BOLD}m", "\x1b[0m") if colour else ("", "")
     answer, best = found.answer, found.answer.results[0]
     lines = [line for text in answer.headline.split("\n") for line in wrap(printable(text), WIDTH)]
@@ -46,6 +47,7 @@ def to_text(found: Sensitivity, *, colour: bool = False) -> str:
         lines += ["", f"{bold[0]}How stable the ranking is{bold[1]}"]
         for name, text in stability_rows(found, found.stability):
             lines += _row(name, text)
+    lines += ["", *launch_text.to_lines(answer.launch)]
     return "\n".join(line.rstrip() for line in lines)
 
 

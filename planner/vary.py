@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 from planner import units
 from planner.axes import AXES as PLAN_AXES
 from planner.axes import parse_pairs
+from planner.document import dotted
+from planner.file_keys import KEYS
 from planner.objective import OBJECTIVES
 from planner.printable import printable
 from planner.question import Question
@@ -130,6 +132,27 @@ def words(name: str, value: str) -> str:
     if name == "rate":
         return f"rate {value}"
     return value if name in ("device", "model", "objective") else f"{name}={value}"
+
+
+def sets(values: Mapping[str, str]) -> list[str]:
+    """Keys and values of ``--set`` that ask a question file the same; without those that lift a limit.
+
+    Examples
+    --------
+    >>> sets({"device": "h200", "rate": "x2", "slo.tpot_p95": "20ms", "tp": "2", "max_gpus": "none"})
+    ['fleet.device=h200', 'workload.rate=x2', 'slos.tpot_p95=20ms', 'constraints.fix.tp=2']
+    """
+    options = {"model": "model_name", "rate": "trace_rate"}
+    found = []
+    for name, value in values.items():
+        if name.startswith(SLO):
+            key = f"slos.{name[len(SLO) :]}"
+        else:
+            option = options.get(name, name)
+            key = dotted(KEYS[option].key) if name in WIDE else f"constraints.fix.{name}"
+        if value != "none" or not (name in LIMITS or name.startswith(SLO)):
+            found.append(f"{key}={value}")
+    return found
 
 
 def _check(name: str, value: str) -> None:

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from planner import figures, whatif_text
-from planner.html import STYLE
+from planner.html import STYLE, launched
+from planner.launch_text import to_lines
 from planner.page import Element, document, figure, folded, node, pairs, section, table
 from planner.printable import quantity
 from planner.report import certificate_text
@@ -11,6 +12,9 @@ from planner.whatif import Scenario, Sweep
 
 MOST = 1000
 """Scenarios drawn and listed, the first ones: what keeps the page below 3 MB."""
+
+MOST_LAUNCHES = 100
+"""Plans of which the page has launch commands, for the same reason."""
 
 KINDS = ("holds", "nearest")
 KIND_WORDS = {
@@ -38,7 +42,13 @@ def to_html(sweep: Sweep) -> str:
     figures.check_library()
     shown = sweep.scenarios[:MOST]
     title, *more = whatif_text.heading(sweep)
-    parts = [_chart(sweep, shown), _table(sweep, shown), _figures(shown), _proof(sweep, shown)]
+    parts = [
+        _chart(sweep, shown),
+        _table(sweep, shown),
+        _figures(shown),
+        _launches(shown),
+        _proof(sweep, shown),
+    ]
     links = [node("li", node("a", part.findtext("h2") or "", href=f"#{part.get('id')}")) for part in parts]
     hidden = len(sweep.scenarios) - len(shown)
     if hidden:
@@ -181,6 +191,23 @@ def _figures(shown: list[Scenario]) -> Element:
     heads = ["scenario", *(words for _, words, _ in METRICS), *(name for _, name, _ in limits)]
     shape = table("One plan a scenario", heads, rows) if rows else node("p", "No scenario has a plan.")
     return section("figures", "Figures of the plans shown", shape)
+
+
+def _launches(shown: list[Scenario]) -> Element:
+    """Of each plan once, whatever scenarios it wins."""
+    same: dict[str, list[int]] = {}
+    for i, scenario in enumerate(shown):
+        if scenario.answer and scenario.holds:
+            same.setdefault("\n".join(to_lines(scenario.answer.launch)), []).append(i)
+    listed = [
+        folded("; ".join(_name(i, shown[i]) for i in rows), *launched(answer.launch))
+        for rows in list(same.values())[:MOST_LAUNCHES]
+        if (answer := shown[rows[0]].answer)
+    ]
+    hidden = len(same) - len(listed)
+    more = [node("p", f"{hidden} more are in --json")] if hidden else []
+    none = [node("p", "No scenario has a plan that holds.")] if not same else []
+    return section("launch", "How to start the best plans", *listed, *more, *none)
 
 
 def _proof(sweep: Sweep, shown: list[Scenario]) -> Element:

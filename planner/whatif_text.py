@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from planner.printable import printable, quantity
 from planner.ranking import PlanResult
 from planner.report import WIDTH, answer_dict
+from planner.vary import sets
 from planner.whatif import Scenario, Sweep
 
 COLUMNS = ((3, False), (21, True), (17, True), (12, False), (4, True), (9, False), (7, False))
@@ -35,7 +37,9 @@ def to_text(sweep: Sweep, *, colour: bool = False) -> str:
         lines += wrap("(!) no plan holds; shown: the nearest", WIDTH)
     for i, j in sweep.breaks:
         lines += wrap(f"~ {oddity(sweep, i, j)}", WIDTH, subsequent_indent="  ")
-    lines += wrap(f"certificate: {certificates(sweep)}", WIDTH, subsequent_indent=" " * 13)
+    for name, words in (("certificate:", certificates(sweep)), ("launch:", starting(sweep))):
+        lines += wrap(f"{name:<12} {words}" if words else "", WIDTH, subsequent_indent=" " * 13,
+                      break_on_hyphens=False)  # fmt: skip
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -100,6 +104,16 @@ def certificates(sweep: Sweep) -> str:
         f"{closed} of {len(sweep.scenarios)} scenarios proven; {feasible} feasible plans in all, {simulated} simulated"
         f"{others}" + (f" but {sum(c.unexamined for c in found)}" if any(c.unexamined for c in found) else "")
     )
+
+
+def starting(sweep: Sweep) -> str:
+    """Which command shows how to start a scenario's plan, by the last one that holds; empty where none does."""
+    held = [i for i, scenario in enumerate(sweep.scenarios) if scenario.holds]
+    if not held:
+        return ""
+    words = [f"--set {shlex.quote(pair)}" for pair in sets(sweep.scenarios[held[-1]].values)]
+    instead = f", {printable(' '.join(words))} in place of --vary" if words else ""
+    return f"scenario {held[-1] + 1} with zenith deploy{instead}; every one with --json or --html"
 
 
 def oddity(sweep: Sweep, i: int, j: int) -> str:

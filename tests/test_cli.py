@@ -122,6 +122,37 @@ def test_whatif_json_holds_an_answer_for_every_combination(folder):
     assert len(list(csv.DictReader(io.StringIO(ask("whatif", *words, "--csv").stdout)))) == 4
 
 
+@pytest.mark.parametrize("command", ["optimize", "simulate", "capacity", "minimum", "sensitivity"])
+def test_every_answer_ends_with_the_commands_that_start_its_plan(command):
+    more = {"simulate": ["--plan", "tp=2"], "sensitivity": ["--draws", 0], "capacity": ["--tolerance", 0.5]}
+    words = [*more.get(command, []), "--slo", "ttft_p95<=1s", "--gpus", 2 if command == "simulate" else 1]
+    answer = json.loads(ask(command, *words, "--json").stdout)
+    launch = answer.get("answer", answer)["launch"]
+    pasted = ask(command, *words).stdout.split("\nlaunch  ")[1].replace(" \\\n  ", " ").splitlines()
+    assert [each["engine"] for each in launch["engines"]] == ["vLLM", "SGLang"]
+    assert (
+        pasted[-1]
+        == f"# {launch['refused']['TensorRT-LLM']}"
+        == "# TensorRT-LLM does not have OPTForCausalLM"
+    )
+    for engine in launch["engines"]:
+        (process,) = engine["processes"]
+        assert process["command"] in pasted
+
+
+def test_whatif_names_the_command_that_starts_a_scenarios_plan():
+    (Path("q.yaml")).write_text(
+        "model: opt-125m\nfleet: {device: l40s, gpus: 1}\nworkload: {trace: few.csv}\n"
+        "slos: {ttft_p95: 1s}\ncosts: {silicon: false}\n"
+    )
+    vary = ["whatif", "q.yaml", "--vary", "gpus=1,2", "--vary", "slo.ttft_p95=1s,2s"]
+    words = run(*vary).stdout.split("launch:")[1].split(" in place of ")[0].replace("\n", " ").split()
+    assert words[:2] == ["scenario", "4"]
+    own = json.loads(run("deploy", "q.yaml", *words[words.index("--set") :], "--json").stdout)
+    scenario = json.loads(run(*vary, "--json").stdout)["scenarios"][3]
+    assert own["answer"] == scenario["answer"] and own["answer"]["launch"]["engines"]
+
+
 def test_whatif_says_by_its_status_whether_any_scenario_has_a_plan():
     assert ask("whatif", "--vary", "slo.ttft_p95=1us,1s").exit_code == 0
     assert ask("whatif", "--vary", "slo.ttft_p95=1us,2us").exit_code == 3

@@ -100,5 +100,5 @@ def test_the_flag_reaches_the_simulation_and_the_command():
     slow, quick = (answer["plans"][0] for answer in reversed(answers))
     assert slow["plan"]["all_reduce"] == "nccl" and quick["plan"]["all_reduce"] == "custom"
     assert slow["metrics"]["e2e_mean_s"] > quick["metrics"]["e2e_mean_s"]
-    launched = [answer["launch"][0]["command"] for answer in answers]
+    launched = [answer["launch"]["engines"][0]["processes"][0]["command"] for answer in answers]
     assert ["--disable-custom-all-reduce" in command for command in launched] == [False, True]

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from planner.deploy import Server, launch_commands
+from planner.deploy import Server, command
 from planner.deployable import ENGINES, deployable, verdicts
+from planner.manifest import to_yaml
 from profiles.device import load_device
 from profiles.huggingface import load_model
 from profiles.memory import Longest, footprint
@@ -115,7 +116,10 @@ def commands(plan, model=LLAMA, engines=ENGINES, *, device=H100, blocks=60_000, 
         memory=footprint(model, plan, blocks, Longest(prompt=1000, request=longest)),
         longest=Longest(prompt=1000, request=longest),
     )
-    return {engine: (command, notes) for engine, command, notes in launch_commands(server, engines)}
+    made = {engine: command(server, engine) for engine in engines}
+    return {
+        engine: (each.text, [to_yaml([dict(each.options)]), *each.notes]) for engine, each in made.items()
+    }
 
 
 def test_limits_per_micro_batch_and_rank_become_those_of_a_server():

@@ -21,7 +21,8 @@ from cli import main
 from planner import deployment_text
 from planner.deploy import COMMANDS, Server
 from planner.deployable import verdicts
-from planner.deployment import engine_deployment
+from planner.deployment import with_files
+from planner.launch import engine_launch
 from planner.manifest import workload_name
 from planner.placement import place
 from planner.processes import parts_of
@@ -73,7 +74,8 @@ def deployed(model, plan, pool):
     """Of every engine that runs the plan there."""
     placement = place(plan, pool).assignment
     runs = [name for name, (able, _) in verdicts(plan, model, pool.device).items() if able]
-    return placement, [engine_deployment(server_of(model, plan, pool), name, placement) for name in runs]
+    server = server_of(model, plan, pool)
+    return placement, [with_files(engine_launch(server, name, placement), server, placement) for name in runs]
 
 
 def named_devices(process):
@@ -217,7 +219,8 @@ def test_nodes_with_other_numbers_of_devices_get_parts_of_their_own_under_mpirun
     pool = pool_of("h100", [4, 8])
     plan = Plan(replicas=3, layers_per_stage=(32,), attn_tp=4, ffn_tp=4)
     placement = ((((0, (0, 1)), (1, (0, 1))),), (((0, (2, 3)), (1, (2, 4))),), (((1, (5, 6, 7, 3)),),))
-    found = engine_deployment(server_of(LLAMA, plan, pool), "TensorRT-LLM", placement)
+    server = server_of(LLAMA, plan, pool)
+    found = with_files(engine_launch(server, "TensorRT-LLM", placement), server, placement)
     same, other, alone = (process.text for process in found.processes)
     assert same.startswith(
         "mpirun -np 4 -H node-0:2,node-1:2 --map-by slot env CUDA_VISIBLE_DEVICES=0,1 trtllm"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import report
-from planner.deploy import Server, launch_commands
+from planner.deploy import Server, command
 from planner.objective import OBJECTIVES
 from planner.pipeline import optimize, simulate_plan
 from planner.printable import quantity
@@ -361,10 +361,9 @@ def test_launch_commands_carry_what_the_plan_says_or_say_that_they_do_not(engine
         memory=footprint(model, plan, 9000, Longest(prompt=90, request=100)),
         longest=Longest(prompt=50, request=100),
     )
-    ((_, command, notes),) = launch_commands(server, [engine])
-    said = " ".join([command, *notes])
-    assert "\n" not in command and re.search(r" (8192|16384)\b", command)  # a rank, both
-    assert re.search(r"pipeline-parallel-size 2|pp-size 2|pp_size 2", command)
-    assert re.search(r"expert-parallel|ep-size 4|ep_size 4", command)
+    made = command(server, engine)
+    said = " ".join([made.text, str(made.options), *made.notes])
+    assert "\n" not in made.text and re.search(r" (8192|16384)\b", made.text)  # a rank, both
+    assert re.search(r"pipeline-parallel-size 2|pp-size 2|pp_size 2", made.text)
+    assert re.search(r"expert-parallel|ep-size 4|ep_size 4", made.text)
     assert "fp8" in said and "1200" in said
-    assert launch_commands(server, ["unheard of"]) == []

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from planner.errors import NoFeasiblePlan
 from planner.objective import OBJECTIVES
 from planner.pipeline import optimize
 from planner.question import Question, parse_pairs, parse_slo
+from planner.question_file import load_question
 from planner.store import Store, trace_content
-from planner.vary import Axis, apply, combinations, parse_axes, parse_axis, words
+from planner.vary import Axis, apply, combinations, parse_axes, parse_axis, sets, words
 from planner.whatif import sweep
 from profiles.errors import InputError
 from profiles.fleet import homogeneous
@@ -434,6 +436,26 @@ def test_there_are_as_many_scenarios_as_combinations(counts):
     found = combinations(axes)
     assert len(found) == math.prod(counts) == len({tuple(values.items()) for values in found})
     assert words("a0", "1") == "a0=1"
+
+
+def test_words_of_set_ask_a_file_what_an_axis_asks():
+    """``zenith deploy FILE --set ...`` is about the scenario's question."""
+    values = {
+        "model": "llama-3.1-8b", "device": "h200", "gpus": "4", "rate": "x2", "objective": "cost", "engine": "none",
+        "slo.ttft_p99.9": "2s", "slo.tpot_p95": "20ms", "max_gpus": "2", "max_cost_per_hour": "12USD/h", "tp": "2",
+        "weights": "fp8", "policy": "sarathi",
+    }  # fmt: skip
+    file = Path(__file__).parents[2] / "traces" / "samples" / "question.yaml"
+    for names in (list(values), ["nodes"]):
+        chosen = {name: values.get(name, "2") for name in names}
+        wanted, asked = apply(load_question(file), chosen), load_question(file, *sets(chosen))
+        for field in dataclasses.fields(Question):
+            if field.name == "trace":
+                assert np.array_equal(wanted.trace.arrival_s, asked.trace.arrival_s)
+            elif field.name == "slos":
+                assert sorted(map(repr, wanted.slos)) == sorted(map(repr, asked.slos))
+            else:
+                assert getattr(wanted, field.name) == getattr(asked, field.name), field.name
 
 
 def test_differences_name_stages_that_alone_differ():
