@@ -504,12 +504,36 @@ def calibrate(runs: tuple[Path, ...], **options: Any) -> None:
 @click.option("--budget", default="10m", help="Time to spend in this run, e.g. 90s, 10m, 2h.")
 @click.option("--ops", default="", help="Operations, e.g. gemm,decode. Default: all.")
 @click.option("--dry-run", is_flag=True, help="Show the grid and about how long it takes; needs no GPU.")
-def profile(output: Path, budget: str, ops: str, dry_run: bool) -> None:
+@click.option(
+    "--compare", is_flag=True, help="Compare what the folder holds with what is predicted; needs no GPU."
+)
+@click.option("--device", default="", help="Of --compare, where the folder's may be several.")
+@click.option(
+    "--no-silicon", is_flag=True, help="Of --compare: do not use the tables of aiconfigurator-core."
+)
+@click.option("--json", "as_json", is_flag=True, help="Of --compare: print as JSON.")
+def profile(
+    output: Path, budget: str, ops: str, dry_run: bool, compare: bool, device: str, no_silicon: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Measure the operations of the GPU at hand, for --tables.
 
     Needs PyTorch (extra "profile"). Time goes where interpolation is expected to be furthest off. Exits 2
-    where there is no PyTorch or no GPU (docs/profile.md).
+    where there is no PyTorch or no GPU (docs/profile.md). --ops iteration measures whole iterations of a
+    model, and --compare says how far predictions are off all that was measured.
     """
+    if dry_run and compare:
+        raise InputError(
+            "--dry-run and --compare: one measures nothing yet, the other nothing more; give one"
+        )
+    if not compare and (device or no_silicon or as_json):
+        raise InputError("--device, --no-silicon and --json belong to --compare, which is not given")
+    if compare:
+        from planner import profile_compare
+
+        found = profile_compare.compare(output, device=device, silicon=not no_silicon, progress=progress)
+        click.echo(profile_compare.to_json(found) if as_json else profile_compare.to_text(found))
+        return
     from planner import profile_run
 
     operations, budget_s = profile_run.parse_operations(ops), profile_run.parse_budget(budget)

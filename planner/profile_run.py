@@ -9,7 +9,7 @@ from pathlib import Path
 from planner import units
 from planner.printable import printable
 from profiles.errors import InputError, nearest
-from profiles.own_rows import FACTS, OPERATIONS, read_facts
+from profiles.own_rows import FACTS, OPERATIONS, TABLES, read_facts
 from profiles.profiler import POINT_S, Bench, Summary, profile, sweeps_of
 
 
@@ -28,12 +28,12 @@ def parse_budget(text: str) -> float:
 
 
 def parse_operations(text: str) -> tuple[str, ...]:
-    """Names of ``gemm,decode``; all where there are none."""
+    """Names of ``gemm,decode``; all that are tables where there are none."""
     names = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     for name in names:
         if name not in OPERATIONS:
             raise InputError(f"--ops {name!r}: not an operation; {nearest(name, OPERATIONS)}")
-    return names or tuple(OPERATIONS)
+    return names or TABLES
 
 
 def plan(directory: Path, operations: Sequence[str], gpus: int = 8) -> str:

@@ -9,11 +9,15 @@ Columns are those of the operation, then ``median_s, spread_s`` (seconds; the in
     moe         hidden, inner, experts, top_k, weight, activation    tokens          gated, one device
     stream                                               bytes           read and written
     collective  kind                                     ranks, bytes    as ``Operations.collective``; one node
+    iteration   model, launch, phase                     sequences, each    a whole iteration of one device
+
 
 The first columns are the *site*, whose values are alone; the others are *axes*, between whose values times
 are interpolated. ``group`` is query heads per KV head. ``profile.json`` says on what, with what, when and how it
-was measured. A row is one write, so an interruption leaves whole rows; ``samples`` is last, so one cut short
-would be noticed.
+was measured. An iteration is one of a model with random weights (``profiles.torch_decoder``), captured in a CUDA
+graph or eager: of phase ``decode``, where each of the sequences gets a token and reads so many, or of ``prefill``,
+where each is a prompt of so many. It is no table for planning but what predictions are compared with. A row is one
+write, so an interruption leaves whole rows; ``samples`` is last, so one cut short would be noticed.
 """
 
 import json
@@ -55,7 +59,12 @@ OPERATIONS: dict[str, Columns] = {
     "moe": Columns(site=_EXPERTS | _FORMATS, axes=("tokens",)),
     "stream": Columns(site={}, axes=("bytes",)),
     "collective": Columns(site={"kind": "word"}, axes=("ranks", "bytes")),
+    "iteration": Columns(
+        site={"model": "word", "launch": "word", "phase": "word"}, axes=("sequences", "each")
+    ),
 }
+TABLES = tuple(name for name in OPERATIONS if name != "iteration")
+"""Operations of which iterations are made."""
 _MEASURED = ("median_s", "spread_s", "power_w", "clock_mhz", "kernel", "date", "samples")
 
 

@@ -35,7 +35,7 @@ from profiles.ops import (
     Link,
     Operations,
 )
-from profiles.own_rows import FACTS, OPERATIONS, Site, read_facts, read_rows
+from profiles.own_rows import FACTS, TABLES, Site, read_facts, read_rows
 from profiles.ragged import Grid, Roof, grid_of
 from profiles.silicon_shapes import nearest_site, whole
 
@@ -64,7 +64,7 @@ class OwnTables(Layer):
         if not is_device(measured, device):
             raise InputError(f"{directory}: measured on {measured or 'nothing known'}, not on {device.name}")
         self._grids: dict[str, dict[Site, Grid]] = {}
-        for operation in OPERATIONS:
+        for operation in TABLES:
             rows = read_rows(directory, operation)
             self._grids[operation] = {
                 site: grid_of(found.points, found.median_s, found.noise) for site, found in rows.items()
@@ -208,6 +208,32 @@ class OwnTables(Layer):
             seconds=np.where(theirs, model.seconds, measured.seconds),
             provenance=np.where(theirs, model.provenance, measured.provenance),
         )
+
+
+def cost_of_row(
+    operations: Operations, operation: str, shape: Mapping[str, Any], link: Callable[[int], Link]
+) -> Cost:
+    """What ``operations`` says that one row takes: ``shape`` has every column of its site and axes.
+
+    ``link``: of so many devices of one node.
+    """
+    s = dict(shape)
+    if operation == "gemm":
+        return operations.gemm(np.array([s.pop("m")]), **s)
+    if operation == "stream":
+        return operations.stream(np.array([s["bytes"]], dtype=np.float64))
+    if operation == "moe":
+        return operations.moe(np.array([s.pop("tokens")]), tp=1, ep=1, gated=True, **s)
+    if operation == "collective":
+        payload = np.array([s["bytes"]], dtype=np.float64)
+        return operations.collective(s["kind"], payload, replace(link(s["ranks"]), custom_all_reduce=False))
+    heads = {
+        "q_heads": s["group"] * s["kv_heads"], "kv_heads": s["kv_heads"], "head_dim": s["head_dim"],
+        "value_dim": s["head_dim"], "window": 0, "kv": s["kv"],
+    }  # fmt: skip
+    if operation == "prefill":
+        return operations.prefill_attention(np.array([s["tokens"]]), causal=True, **heads)
+    return operations.decode_attention(np.array([s["batch"]]), np.array([s["context"]]), **heads)
 
 
 def is_device(measured: str, device: Device) -> bool:

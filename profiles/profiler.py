@@ -31,8 +31,8 @@ POINT_S = 0.35
 """Expected for a point before the first is measured: making operands, warming up, ``torch_device.WINDOW_S``."""
 
 _REPORT_S = 10.0
-_WHOLE = {"ranks"}
-"""Axes that are not parted: a group of three devices is nobody's plan."""
+_WHOLE = {"ranks", "sequences", "each"}
+"""Axes that are not parted: a group of three devices is nobody's plan, and no iteration is interpolated."""
 
 Shape = Mapping[str, int | str]
 
@@ -261,10 +261,10 @@ def sites_of(operation: str, gpus: int) -> list[tuple[Site, tuple[tuple[int, ...
         loads = {
             "prefill": ((16, 128, 1024, 8192, 32768),),
             "decode": ((1, 8, 64, 512), (128, 1024, 8192, 65536)),
-        }[operation]
+        }
         heads = {1: (1, 8, 32), 4: (1, 2, 8), 8: (1, 2, 8)}  # one KV head each; as GQA models shard them
         return [
-            ((width, group, "bf16"), (heads[group], *loads))
+            ((width, group, "bf16"), (heads[group], *loads[operation]))
             for width, group in itertools.product((128, 64), heads)
         ]
     if operation == "moe":
@@ -272,10 +272,20 @@ def sites_of(operation: str, gpus: int) -> list[tuple[Site, tuple[tuple[int, ...
         return [((*shape, "bf16", "bf16"), ((1, 4, 16, 64, 256, 1024, 4096, 16384),)) for shape in shapes]
     if operation == "stream":
         return [((), (tuple(2**power for power in range(12, 33, 4)),))]
+    if operation == "iteration":
+        phases = {"decode": ((1, 8, 32, 128), (128, 1024, 8192)), "prefill": ((1,), (16, 128, 1024, 8192))}
+        return [
+            ((ITERATES, launch, phase), coarse)
+            for phase, coarse in phases.items()
+            for launch in ("graph", "eager")
+        ]
     ranks = tuple(n for n in (2, 4, 8, 16) if n <= gpus)
     kinds = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all") if ranks else ()
     return [((kind,), (ranks, tuple(2**power for power in range(10, 31, 4)))) for kind in kinds]
 
+
+ITERATES = "llama-3.1-8b"
+"""The model whose iterations are measured: dense, and small enough for most devices."""
 
 _EXPERTS = {  # hidden, inner, experts, experts per token, as in their published config.json
     "Mixtral-8x7B": (4096, 14336, 8, 2),

@@ -23,7 +23,10 @@ from profiles.board import Board
 from profiles.errors import InputError
 from profiles.profiler import Reading, Shape, Unmeasurable
 from profiles.torch_collectives import Gang
+from profiles.torch_decoder import iteration
 from profiles.torch_kernels import KERNELS, Kernel, Maker
+
+MAKERS: dict[str, tuple[Maker, ...]] = KERNELS | {"iteration": (iteration,)}
 
 REPLAY_S = 1e-3
 WINDOW_S = 0.15
@@ -97,7 +100,7 @@ class TorchBench:
         if operation == "collective":
             return self._collective(str(shape["kind"]), int(shape["ranks"]), int(shape["bytes"]))
         readings, reasons = [], []
-        for make in KERNELS[operation]:
+        for make in MAKERS[operation]:
             try:
                 readings.append(self._timed(make, shape))
             except self.torch.cuda.OutOfMemoryError:
@@ -155,19 +158,25 @@ class TorchBench:
             for i in range(launches):
                 launch(i % kernel.copies)
 
-        replay: Callable[[], Any] = run
+        replay = self._captured(run) if kernel.captured else None
+        if replay is None:
+            name, replay = f"{name} eager", run
+        each = max(self._elapsed(replay) / launches, 1e-7)
+        return self._window(replay, launches, each, name)
+
+    def _captured(self, run: Callable[[], Any]) -> Callable[[], Any] | None:
+        """Replays of a graph of this work, which ran before; None where it cannot be captured."""
+        torch = self.torch
         try:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 run()
-            replay = graph.replay
-            replay()
+            graph.replay()
             torch.cuda.synchronize()
-        except RuntimeError:  # the kernel ran before: it is the capture that is refused
-            name, replay = f"{name} eager", run
+        except RuntimeError:
             torch.cuda.synchronize()
-        each = max(self._elapsed(replay) / launches, 1e-7)
-        return self._window(replay, launches, each, name)
+            return None
+        return graph.replay  # type: ignore[no-any-return]
 
     def _elapsed(self, work: Callable[[], Any]) -> float:
         """Seconds of one call on the device."""

@@ -21,11 +21,12 @@ MOST_COPIES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """``launch(i)`` queues the work on the i-th of ``copies`` sets of operands."""
+    """``launch(i)`` queues the work on the i-th of ``copies`` sets of operands; ``captured``: in a CUDA graph."""
 
     name: str
     copies: int
     launch: Callable[[int], Any]
+    captured: bool = True
 
 
 Maker = Callable[[Any, Shape, int], Kernel]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from profiles.ops import Link
+from profiles.own_tables import cost_of_row
 from profiles.profiler import Reading, Unmeasurable
 from tests.profiles.fakes import FakeDevice, FakeOperations
 
@@ -16,13 +17,15 @@ class FakeBench:
     """Times of ``FakeOperations`` times log-normal noise.
 
     ``memory_bytes`` limits what a point may read; ``formats`` what is multiplied; every measurement takes
-    ``point_s`` of ``now_s``.
+    ``point_s`` of ``now_s``. ``iteration_s``: shape -> seconds of a whole iteration.
     """
 
     def __init__(
-        self, *, noise=0.01, seed=0, gpus=1, memory_bytes=80e9, formats=("bf16", "fp8"), point_s=0.2
-    ):
+        self, *, noise=0.01, seed=0, gpus=1, memory_bytes=80e9, formats=("bf16", "fp8"), point_s=0.2,
+        iteration_s=None,
+    ):  # fmt: skip
         self.operations = FakeOperations(FakeDevice())
+        self.iteration_s = iteration_s
         self.noise, self.gpus, self.formats = noise, gpus, formats
         self.memory_bytes, self.point_s = memory_bytes, point_s
         self.random = np.random.default_rng(seed)
@@ -39,33 +42,20 @@ class FakeBench:
         return self.now_s
 
     def cost(self, operation, shape):
-        """The law: what ``profiles.own_rows`` says that a row's operation is."""
-        s, ops = dict(shape), self.operations
-        if operation == "gemm":
-            m = np.array([s.pop("m")])
-            return ops.gemm(m, **s)
-        if operation == "stream":
-            return ops.stream(np.array([s["bytes"]]))
-        if operation == "moe":
-            tokens = np.array([s.pop("tokens")])
-            return ops.moe(tokens, tp=1, ep=1, gated=True, **s)
-        if operation == "collective":
-            return ops.collective(s["kind"], np.array([s["bytes"]]), Link(ranks=s["ranks"], **LINK))
-        heads = {
-            "q_heads": s["group"] * s["kv_heads"], "kv_heads": s["kv_heads"], "head_dim": s["head_dim"],
-            "value_dim": s["head_dim"], "window": 0, "kv": s["kv"],
-        }  # fmt: skip
-        if operation == "prefill":
-            return ops.prefill_attention(np.array([s["tokens"]]), causal=True, **heads)
-        return ops.decode_attention(np.array([s["batch"]]), np.array([s["context"]]), **heads)
+        """The law."""
+        return cost_of_row(self.operations, operation, shape, lambda ranks: Link(ranks=ranks, **LINK))
 
     def measure(self, operation, shape):
         self.asked.append((operation, tuple(shape.values())))
         if shape.get("weight", "bf16") not in self.formats:
             raise Unmeasurable(f"no kernel multiplies {shape['weight']}")
-        cost = self.cost(operation, shape)
-        if cost.bytes[0] > self.memory_bytes:
-            raise Unmeasurable("out of memory")
+        if operation == "iteration":
+            seconds = self.iteration_s(shape)
+        else:
+            cost = self.cost(operation, shape)
+            if cost.bytes[0] > self.memory_bytes:
+                raise Unmeasurable("out of memory")
+            seconds = cost.seconds[0]
         self.now_s += self.point_s
-        samples = cost.seconds[0] * np.exp(self.noise * self.random.standard_normal(15))
+        samples = seconds * np.exp(self.noise * self.random.standard_normal(15))
         return Reading(samples_s=tuple(samples.tolist()), power_w=400.0, clock_mhz=1980.0, kernel="law, fake")

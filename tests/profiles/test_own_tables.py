@@ -10,7 +10,7 @@ from profiles.device import load_device
 from profiles.errors import InputError
 from profiles.fleet import homogeneous
 from profiles.ops import EXTRAPOLATED, INTERPOLATED, MEASURED, MODELLED, Link
-from profiles.own_rows import OPERATIONS, append_row, read_rows
+from profiles.own_rows import TABLES, append_row, read_rows
 from profiles.own_tables import OwnTables
 from profiles.profiler import Reading, profile, row_of
 from profiles.roofline import Roofline
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     profile(
         bench,
         directory,
-        operations=tuple(OPERATIONS),
+        operations=TABLES,
         budget_s=240.0,
         today=lambda: "2026-01-02",
         clock=bench.clock,
@@ -58,7 +58,7 @@ def near(ours, theirs, typical, worst):
 
 def test_every_measured_point_comes_back(folder, tables):
     """But for noise along the last axis: times never fall there."""
-    assert tables.operations == tuple(OPERATIONS)
+    assert tables.operations == TABLES
     for (weight, activation), found in read_rows(folder, "gemm").items():
         for n, k in np.unique(found.points[:, :2], axis=0).tolist()[::5]:
             mine = (found.points[:, :2] == (n, k)).all(axis=1)
