@@ -15,6 +15,7 @@ from planner.printable import printable
 from profiles.errors import InputError, ZenithError
 
 if TYPE_CHECKING:
+    from planner.clashes import Rivals
     from planner.commands import Reply
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -141,18 +142,32 @@ def question_options(command: F) -> F:
     return command
 
 
-def asked(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with what a question file and ``--set`` say, where no flag says otherwise."""
-    file, sets, ctx = options["question_file"], options["sets"], click.get_current_context()
-    if file is None and not sets:
-        return options
-    from planner.question_file import file_options
+def given(options: dict[str, Any]) -> dict[str, str]:
+    """Options that are given as flags, by name, with their words."""
+    ctx = click.get_current_context()
+    found = {}
+    for param in ctx.command.params:
+        if (
+            ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+            and param.opts[0][:1] == "-"
+        ):
+            words = param.secondary_opts if options[str(param.name)] is False else param.opts
+            found[str(param.name)] = max(words, key=len)
+    return found
 
-    flags = [name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    choices = {p.name: p.type.choices for p in ctx.command.params if isinstance(p.type, click.Choice)}
-    found = file_options(file, sets, flags, over=options, choices=choices)
-    more = [name for name in flags if name != "question_file"]
-    return found | ({"place": f"{file} and flags" if more else str(file)} if file else {})
+
+def answer(command: Callable[..., "Reply"], options: dict[str, Any], *rivals: "Rivals") -> None:
+    """Print what a command says to its options, with what a question file and ``--set`` say where no flag says
+    otherwise; ``rivals``: what contradicts each other in this command alone."""
+    from planner.question_file import placed_options
+
+    choices = {p.name: p.type.choices for p in click.get_current_context().command.params
+               if isinstance(p.type, click.Choice)}  # fmt: skip
+    flags = {name: flag for name, flag in given(options).items() if name != "sets"}
+    file, sets = options["question_file"], options["sets"]
+    asked, places = placed_options(file, sets, flags, over=options, choices=choices, rivals=rivals)
+    with places.named():
+        show(command(asked | {"places": places}, progress=progress))
 
 
 def search_options(command: F) -> F:
@@ -230,7 +245,7 @@ def optimize(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.optimize(asked(options), progress=progress))
+    answer(commands.optimize, options)
 
 
 @main.command(
@@ -259,7 +274,7 @@ def whatif(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.whatif(asked(options), progress=progress))
+    answer(commands.whatif, options)
 
 
 @main.command(
@@ -280,7 +295,7 @@ def minimum(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.minimum(asked(options), progress=progress))
+    answer(commands.minimum, options)
 
 
 @main.command(
@@ -307,7 +322,7 @@ def capacity(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.capacity(asked(options), progress=progress))
+    answer(commands.capacity, options)
 
 
 @main.command(
@@ -333,7 +348,7 @@ def sensitivity(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.sensitivity(asked(options), progress=progress))
+    answer(commands.sensitivity, options)
 
 
 @main.command(
@@ -353,7 +368,7 @@ def simulate(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.simulate(asked(options), progress=progress))
+    answer(commands.simulate, options)
 
 
 @main.command(
@@ -388,9 +403,9 @@ def deploy(**options: Any) -> None:
     Exits 0 with the commands, 2 on bad input, 3 when there is no plan, no engine runs it or it breaks an SLO, 4
     when a limit ended the search before the first that does not.
     """
-    from planner import commands
+    from planner import clashes, commands
 
-    show(commands.deploy(asked(options), progress=progress))
+    answer(commands.deploy, options, clashes.UNSEARCHED)
 
 
 @main.command(
@@ -421,7 +436,7 @@ def bound(**options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.bound(asked(options), progress=progress))
+    answer(commands.bound, options)
 
 
 @main.command(epilog=example("zenith init -o question.yaml"))
@@ -596,25 +611,27 @@ def convert(file: Path, output: Path, skip_bad_rows: bool) -> None:
 )
 @click.argument("output", type=OUTPUT)
 @click.option("--requests", type=click.IntRange(1, 100_000_000), default=1000, help="How many.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), default=1.0, help="Requests per second.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second. Default: 1.")
 @click.option(
     "--arrivals",
     type=click.Choice(["poisson", "gamma", "at-once"]),
     default="poisson",
     help="How requests arrive.",
 )
-@click.option("--cv", type=click.FloatRange(0, min_open=True), default=1.0, help="Of the gaps, for gamma.")
-@click.option("--prompt-mean", type=click.FloatRange(1), default=512.0, help="Tokens.")
-@click.option("--prompt-sd", type=click.FloatRange(0), default=0.0, help="Tokens; 0 makes them all alike.")
-@click.option("--output-mean", type=click.FloatRange(1), default=128.0, help="Tokens.")
-@click.option("--output-sd", type=click.FloatRange(0), default=0.0, help="Tokens; 0 makes them all alike.")
+@click.option("--cv", type=click.FloatRange(0, min_open=True), help="Of the gaps, for gamma. Default: 1.")
+@click.option("--prompt-mean", type=click.FloatRange(1), help="Tokens. Default: 512.")
+@click.option("--prompt-sd", type=click.FloatRange(0), help="Tokens; 0 makes them all alike. Default: 0.")
+@click.option("--output-mean", type=click.FloatRange(1), help="Tokens. Default: 128.")
+@click.option("--output-sd", type=click.FloatRange(0), help="Tokens; 0 makes them all alike. Default: 0.")
 @click.option("--lengths-of", type=FILE, help="Draw lengths from this trace instead.")
 @click.option("--seed", type=SEED, default=0, help="Of every random choice.")
 def synth(output: Path, **options: Any) -> None:
     """Make a trace: Poisson or bursty arrivals, log-normal, fixed or borrowed lengths."""
     from planner import commands
+    from planner.places import Places
 
-    commands.synthesize_trace(output, options, progress=progress)
+    with Places(flags=given(options)).named():
+        commands.synthesize_trace(output, options, progress=progress)
 
 
 @trace.command(epilog=example("zenith trace scale traces/samples/chat.csv rush.csv --rate 5 --first 100"))

@@ -17,6 +17,7 @@ from planner.question import Question, activations_for, check_engine
 from planner.sensitivity import Sensitivity, sensitivity
 from planner.vary import parse_axes as parse_vary
 from planner.whatif import Sweep, sweep
+from profiles.errors import about
 from profiles.plan import Plan
 from simulator.outcome import Outcome
 
@@ -54,17 +55,19 @@ def plan_named(question: Question, text: str) -> Plan:
     InputError
         When the axes contradict each other or the model.
     """
-    axes = parse_axes(text)
-    if "weights" in axes and "activations" not in axes:
-        device = question.fleet.pools[0].device
-        axes = {**axes, "activations": activations_for(str(axes["weights"]), device)}
-    defaults = replace(plan_from_axes(question.model, {}), engine=question.settings())
-    return plan_from_axes(question.model, axes, defaults)
+    with about("plan"):
+        axes = parse_axes(text)
+        if "weights" in axes and "activations" not in axes:
+            device = question.fleet.pools[0].device
+            axes = {**axes, "activations": activations_for(str(axes["weights"]), device)}
+        clock = int(str(question.options("clock")[0]))
+        defaults = replace(plan_from_axes(question.model, {}), engine=question.settings(), clock_mhz=clock)
+        return plan_from_axes(question.model, axes, defaults)
 
 
 def _plan(question: Question, plan: Plan | str) -> Plan:
     found = plan_named(question, plan) if isinstance(plan, str) else plan
-    check_engine(found.engine)
+    check_engine(found.engine, ["plan"])
     return found
 
 

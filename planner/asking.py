@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from planner.axes import parse_axes, parse_pairs
 from planner.printable import printable
 from planner.question import Question
-from planner.slo import parse_slo, power_limit
-from profiles.errors import InputError, nearest
+from planner.slo import Slo, parse_slo, power_limit
+from profiles.errors import InputError, about, nearest
 
 if TYPE_CHECKING:
     from profiles.fleet import Fleet
@@ -64,11 +64,10 @@ def question_of(options: Options, *, progress: Progress = lambda text: None) -> 
     chosen: dict[str, Any] = {"engine": engine_name(options) or "vllm-v1"}
     if not options.get("model_name"):
         raise InputError("which model? give --model, or model: in a question file")
-    model = load_model(options["model_name"])
+    with about("model_name"):
+        model = load_model(options["model_name"])
     chosen |= {"model": replace(model, name=printable(model.name)), "fleet": _fleet(options)}
-    chosen["slos"] = tuple(parse_slo(text) for text in options.get("slos") or ())
-    if options.get("max_power"):
-        chosen["slos"] += (power_limit(options["max_power"]),)
+    chosen["slos"] = _slos(options)
     chosen["trace"] = _workload(options, progress)
     for option, field in _FIELDS.items():
         value = options.get(option)
@@ -77,12 +76,27 @@ def question_of(options: Options, *, progress: Progress = lambda text: None) -> 
     if options.get("no_custom_all_reduce"):
         chosen["all_reduce"] = "nccl"
     if options.get("formats"):
-        chosen |= _formats(options["formats"])
+        with about("formats"):
+            chosen |= _formats(options["formats"])
     if options.get("fix"):
-        chosen["fix"] = parse_axes(options["fix"])
+        with about("fix"):
+            chosen["fix"] = parse_axes(options["fix"])
     if options.get("forbid"):
-        chosen["forbid"] = parse_pairs(options["forbid"])
+        with about("forbid"):
+            chosen["forbid"] = parse_pairs(options["forbid"])
     return Question(**chosen)
+
+
+def _slos(options: Options) -> tuple[Slo, ...]:
+    """Those of ``--slo``, and ``--max-power`` as the one that it is."""
+    with about("slos"):
+        slos = tuple(parse_slo(text) for text in options.get("slos") or ())
+    if not options.get("max_power"):
+        return slos
+    limit = power_limit(options["max_power"])
+    if same := next((slo.text for slo in slos if slo.name == limit.name), ""):
+        raise InputError(f"{same} limits the same, keep one of them", about=["max_power"])
+    return (*slos, limit)
 
 
 def engine_name(options: Options) -> str | None:
@@ -94,10 +108,13 @@ def engine_name(options: Options) -> str | None:
     if file and name is not None:
         raise InputError("--profile says what --engine would: give one of them")
     if file and file.suffix not in (".yaml", ".yml"):
-        raise InputError(f"--profile {file}: expected a file that ends in .yaml, from zenith calibrate")
+        raise InputError(
+            f"{str(file)!r}: expected a file that ends in .yaml, from zenith calibrate", about=["profile"]
+        )
     name = str(file) if file else name
     if name is not None:
-        load_engine(name)
+        with about("profile" if file else "engine"):
+            load_engine(name)
     return name
 
 
@@ -127,26 +144,36 @@ def _fleet(options: Options) -> "Fleet":
         if options.get(whole) and given:
             raise InputError(f"{name} says what {' and '.join(given)} would: give one or the other")
     if options.get("pools"):
-        try:
-            return Fleet(pools=options["pools"])
-        except ValueError as error:
-            raise InputError(f"fleet.pools: {error}") from error
+        pools = options["pools"]
+        names = [pool.name for pool in pools]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise InputError(
+                    f"{name!r} is another pool, expected a name of its own", about=[f"pools/{i}/name"]
+                )
+        return Fleet(pools=pools)
     if options.get("fleet_file"):
         try:
             return load_fleet(options["fleet_file"])
         except RecursionError:
             raise InputError(
-                f"{options['fleet_file']}: nested too deeply, expected a list of pools"
+                f"{options['fleet_file']}: nested too deeply, expected a list of pools", about=["fleet_file"]
             ) from None
     if not device:
-        raise InputError("which devices? give --device with --gpus or --nodes, or --fleet FILE")
+        raise InputError(
+            "which devices? give --device with --gpus or --nodes, or --fleet FILE",
+            about=["gpus", "nodes", "gpus_per_node"],
+        )
     if gpus and nodes:
         raise InputError("--gpus counts devices, --nodes whole nodes: give one of them")
-    if gpus:
-        return homogeneous(device, gpus=gpus, gpus_per_node=per_node)
-    if nodes:
-        return homogeneous(device, nodes=nodes, gpus_per_node=per_node)
-    raise InputError("how many devices? give --gpus or --nodes")
+    with about("device"):
+        if gpus:
+            return homogeneous(device, gpus=gpus, gpus_per_node=per_node)
+        if nodes:
+            return homogeneous(device, nodes=nodes, gpus_per_node=per_node)
+    raise InputError(
+        "how many devices? give --gpus or --nodes, or fleet.gpus in a question file", about=["device"]
+    )
 
 
 def _workload(options: Options, progress: Progress) -> "Trace":
@@ -155,22 +182,27 @@ def _workload(options: Options, progress: Progress) -> "Trace":
     from traces.synth import synthesize
 
     if options.get("trace_file"):
-        trace = read_file(options["trace_file"], bool(options.get("skip_bad_rows")), progress).trace
+        with about("trace_file"):
+            trace = read_file(options["trace_file"], bool(options.get("skip_bad_rows")), progress).trace
     elif options.get("synthetic"):
         asked = dict(options["synthetic"])
-        if "lengths_of" in asked:
-            asked["lengths_of"] = read_file(asked["lengths_of"], False, progress).trace
-        trace = synthesize(**asked)
+        with about(inside="synthetic"):
+            if "lengths_of" in asked:
+                with about("lengths_of"):
+                    asked["lengths_of"] = read_file(asked["lengths_of"], False, progress).trace
+            trace = synthesize(**asked)
     else:
         raise InputError("which requests? give --trace, or workload: in a question file")
     if span := options.get("trace_window"):
-        trace = transform.window(trace, *span)
+        with about("trace_window"):
+            trace = transform.window(trace, *span)
     if most := options.get("trace_first"):
         trace = transform.first(trace, most)
     if scaling := options.get("trace_rate"):
         kind, value = scaling
         words = f"x{value:.12g}" if kind == "times" else f"{value:.12g}/s"
-        scaled = (transform.scale_rate if kind == "times" else transform.at_rate)(trace, value)
+        with about("trace_rate"):
+            scaled = (transform.scale_rate if kind == "times" else transform.at_rate)(trace, value)
         trace = replace(scaled, name=f"{trace.name} {words}")
     return trace
 

@@ -29,6 +29,9 @@ AxisValue = int | str | tuple[int, ...]
 WIDTHS = ("dp", "pp", "attn_tp", "attn_dp", "ffn_tp", "ep", "ffn_dp")
 """Axes that decide how devices are used."""
 
+MOST = 10**9 - 1
+"""Of a whole number on an axis."""
+
 FORMAT_AXES = ("weights", "activations", "kv")
 
 _COUNTS = (*WIDTHS, "clock", "budget", "seqs", "block")
@@ -41,6 +44,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "allreduce": ("custom", "nccl"),
 }
 _ALIASES = {"tp": "attn_tp"}
+_WORD_OF = {axis: word for word, axis in _ALIASES.items()}
 _FORMAT_ALIASES = {"fp16": "bf16", "half": "bf16", "float16": "bf16", "bfloat16": "bf16", "float8": "fp8"}
 AXES = (*_COUNTS, *_WORDS, "layers", *_ALIASES)
 
@@ -68,6 +72,18 @@ ENGINE_FIELDS = {
     "routing": "routing",
     "allreduce": "all_reduce",
 }
+
+
+def spellings(axis: str) -> tuple[str, ...]:
+    """The words for an axis, the usual one first.
+
+    Examples
+    --------
+    >>> spellings("attn_tp"), spellings("pp")
+    (('tp', 'attn_tp'), ('pp',))
+    """
+    axis = _ALIASES.get(axis, axis)
+    return (_WORD_OF[axis], axis) if axis in _WORD_OF else (axis,)
 
 
 def axis_of(plan: Plan, axis: str) -> AxisValue:
@@ -114,8 +130,9 @@ def _read(axis: str, word: str) -> AxisValue:
             raise InputError(f"{axis}={word}: unknown, {nearest(word, _WORDS[axis])}")
         return word
     least = 0 if axis == "clock" else 1
-    if not word.isascii() or not word.isdecimal() or len(word) > 9 or int(word) < least:
-        raise InputError(f"{axis}={word}: expected a whole number, at least {least}, of at most nine digits.")
+    whole = word.isascii() and word.isdecimal() and len(word) <= len(str(MOST))
+    if not whole or int(word) < least:
+        raise InputError(f"{axis}={word:.40}: expected a whole number from {least} to {MOST}.")
     return int(word)
 
 
@@ -139,8 +156,7 @@ def parse_pairs(text: str) -> tuple[tuple[str, AxisValue], ...]:
             raise InputError(f"{word!r}: expected axis=value, as in tp=4.")
         if name not in AXES:
             raise InputError(f"Unknown axis {name!r} in {word!r}, {nearest(name, AXES)}")
-        axis = _ALIASES.get(name, name)
-        pairs.append((axis, _read(axis, value)))
+        pairs.append((_ALIASES.get(name, name), _read(name, value)))
     if not pairs:
         raise InputError(f"{text!r}: expected axis=value pairs, as in tp=4,dp=2.")
     return tuple(pairs)
@@ -159,7 +175,7 @@ def parse_axes(text: str) -> dict[str, AxisValue]:
     axes: dict[str, AxisValue] = {}
     for axis, value in parse_pairs(text):
         if axes.setdefault(axis, value) != value:
-            raise InputError(f"{text!r}: {axis} has two values, {axes[axis]} and {value}.")
+            raise InputError(f"{text!r}: {spellings(axis)[0]} has two values, {axes[axis]} and {value}.")
     return axes
 
 
@@ -250,7 +266,9 @@ def _fill_stage(axes: Mapping[str, AxisValue], widths: Mapping[str, int]) -> dic
     devices, taken = (math.prod(widths[name] for name in cell) for cell in (given, open_))
     filler = open_[0]
     if filler in axes and taken != devices:
-        ours, theirs = (" x ".join(f"{name}={widths[name]}" for name in cell) for cell in (attention, ffn))
+        ours, theirs = (
+            " x ".join(f"{spellings(name)[0]}={widths[name]}" for name in cell) for cell in (attention, ffn)
+        )
         raise InputError(f"{ours} and {theirs}: expected the same number of devices.")
     if filler in axes:
         return {}

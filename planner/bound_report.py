@@ -20,9 +20,9 @@ from planner.errors import NoFeasiblePlan
 from planner.exact import Exact, exact, why_not
 from planner.gap import Gap, gap_of
 from planner.objective import Objective
-from planner.pipeline import Candidate, Evaluator, check_clocks, fitted, goodput_limits
+from planner.pipeline import Candidate, Evaluator, fitted, goodput_limits
 from planner.placement import place
-from planner.question import Question, check_engine
+from planner.question import Question, check_clocks, check_engine
 from planner.setting import BOUNDED, Setting
 from planner.validate import complaints
 from profiles.errors import InputError
@@ -102,7 +102,7 @@ def bound_report(
     NoFeasiblePlan
         When the plan does not fit the fleet or the memory of its devices.
     """
-    check_engine(replace(plan.engine, policy="vllm-v1"))
+    check_engine(replace(plan.engine, policy="vllm-v1"), ["plan"])
     question, notes = fitted(question)
     if window_s is not None:
         question = replace(question, trace=window(question.trace, 0.0, window_s))
@@ -162,7 +162,7 @@ def bound_report(
 def _setting(question: Question, evaluator: Evaluator, plan: Plan) -> Setting:
     reasons = []
     for i, pool in enumerate(question.fleet.pools):
-        check_clocks(pool, [plan.clock_mhz])
+        check_clocks(pool, [plan.clock_mhz], ["plan"])
         if found := complaints(question, pool, plan):
             reasons += [f"{pool.name}: {reason}" for reason in found]
             continue

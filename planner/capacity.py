@@ -264,7 +264,10 @@ def capacity(
     if not question.slos:
         raise InputError("capacity is the rate within SLOs: give --slo, e.g. ttft_p95<=1s")
     if question.trace.rate_per_s is None:
-        raise InputError(f"{question.trace.name}: all requests arrive at once, so there is no rate to raise")
+        raise InputError(
+            f"{question.trace.name}: all requests arrive at once, so there is no rate to raise",
+            about=["trace_file", "synthetic"],
+        )
     if not 0.001 <= tolerance <= 1:
         raise InputError(f"tolerance {tolerance:g}: expected a share from 0.001 to 1")
     started = time.monotonic()

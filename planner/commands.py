@@ -33,8 +33,6 @@ on two cores."""
 EXACT_WORKERS = 8
 """Strategies of CP-SAT that take turns, whatever the cores."""
 
-_SEARCH_FLAGS = ("fix", "forbid", "formats", "deployable-on")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
@@ -238,8 +236,6 @@ def deploy(options: Options, *, progress: Progress) -> Reply:
     folder, engines = options["folder"], options["engines"]
     if folder:
         deployment_text.check_folder(folder)
-    if options["plan"] and (unused := [name for name in _SEARCH_FLAGS if options[name.replace("-", "_")]]):
-        raise InputError(f"--plan names the plan, --{unused[0]} would search one: give one of them")
     asked = {**options, "as_csv": False}
     if options["deployable"] and not options["deployable_on"]:
         asked["deployable_on"] = engines
@@ -350,11 +346,8 @@ def _question(options: Options, progress: Progress) -> Question:
 
     if options["as_json"] and options["as_csv"]:
         raise InputError("--json and --csv: give one of them")
-    place = options.get("place")  # of what is wrong: a question file, alone or with flags
-    try:
+    with options["places"].named(whole=True):
         return question_of(options, progress=progress)
-    except InputError as error:
-        raise InputError(f"{place}: {error}" if place else str(error)) from error
 
 
 def init(output: Path, *, force: bool) -> str:

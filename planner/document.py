@@ -5,7 +5,7 @@ built from tags; anchors are not followed, and a key that comes twice is an erro
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,10 +41,24 @@ class Document:
         >>> read_document("fleet:\\n  gpus: 4\\n", "question.yaml").at(["fleet", "gpus"])
         'question.yaml:2: fleet.gpus'
         """
-        for known in range(len(keys), 0, -1):
-            if place := self.places.get(tuple(keys[:known])):
-                return f"{place}{'' if place == SET else ':'} {dotted(keys)}"
+        place = self.place(keys)
+        if place:
+            return f"{place}{'' if place == SET else ':'} {dotted(keys)}"
         return f"{self.name}: {dotted(keys)}" if keys else self.name
+
+    def place(self, keys: Sequence[str | int]) -> str:
+        """The nearest known place, empty where there is none."""
+        known = (self.places.get(tuple(keys[:length])) for length in range(len(keys), 0, -1))
+        return next((place for place in known if place), "")
+
+    def leaves(self, keys: Keys = ()) -> Iterator[Keys]:
+        """The way to every value that has no keys of its own."""
+        value = self.get(keys)
+        if isinstance(value, dict):
+            for key in value:
+                yield from self.leaves((*keys, key))
+        else:
+            yield keys
 
     def get(self, keys: Sequence[str | int]) -> Any:
         """The value there, None where there is none."""

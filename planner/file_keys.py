@@ -12,7 +12,7 @@ from typing import Any
 
 from planner import units
 from planner.axes import parse_pairs, read_format
-from planner.document import Document, Keys, dotted
+from planner.document import Document, Keys
 from planner.slo import parse_slo
 from profiles.errors import InputError
 
@@ -26,14 +26,6 @@ class Key:
 
     key: Keys
     read: Read | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rivals:
-    """Sides of which one is given. ``exclusive``: both in one layer contradict each other."""
-
-    sides: tuple[tuple[Keys, ...], ...]
-    exclusive: bool = True
 
 
 def _said(option: str, make: Callable[[Any], Any]) -> Read:
@@ -170,11 +162,6 @@ def _synthetic(document: Document, keys: Keys, value: Mapping[str, Any], folder:
         if name in value:
             found |= _amount(name, kind)(document, (*keys, name), value[name], folder)
     if "lengths_of" in value:
-        for name in ("prompt_mean", "prompt_sd", "output_mean", "output_sd"):
-            if name in value:
-                raise InputError(
-                    f"{document.at((*keys, name))}: {dotted((*keys, 'lengths_of'))} is given too, keep one of them"
-                )
         found |= _input("lengths_of")(document, (*keys, "lengths_of"), value["lengths_of"], folder)
     return {"synthetic": found}
 
@@ -221,8 +208,7 @@ def _pool(document: Document, keys: Keys, entry: Mapping[str, Any]) -> Any:
         plain["nodes"] = len(plain["free"])
 
     def where(name: str) -> str:
-        line = document.at((*keys, written[name]) if name in written else keys)
-        return line.partition(": ")[0]
+        return document.at((*keys, written[name]) if name in written else keys)
 
     return read_pool(plain, where)
 
@@ -298,30 +284,3 @@ KEYS: dict[str, Key] = {
 
 FILE_ONLY = ("pools", "synthetic", "trace_window", "trace_first", "trace_rate")
 """Of these, those that no flag says."""
-
-RIVALS = (
-    Rivals(sides=((("fleet", "gpus"),), (("fleet", "nodes"),))),
-    Rivals(
-        sides=(
-            (("fleet", "device"), ("fleet", "gpus"), ("fleet", "nodes"), ("fleet", "gpus_per_node")),
-            (("fleet", "file"),),
-            (("fleet", "pools"),),
-        )
-    ),
-    Rivals(sides=((("workload", "trace"),), (("workload", "synthetic"),))),
-    Rivals(sides=((("engine", "name"),), (("engine", "profile"),))),
-    Rivals(sides=((("constraints", "deployable"),), (("constraints", "deployable_on"),)), exclusive=False),
-    Rivals(sides=((("search", "cache"),), (("search", "use_cache"),)), exclusive=False),
-    Rivals(  # a plan that --plan names is not searched
-        sides=(
-            (("plan",),),
-            (
-                ("constraints", "fix"),
-                ("constraints", "forbid"),
-                ("formats",),
-                ("constraints", "deployable_on"),
-            ),
-        ),
-        exclusive=False,
-    ),
-)

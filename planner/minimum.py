@@ -160,7 +160,10 @@ def _quantity(question: Question, of: str) -> Quantity:
             f"the lowest cost needs a price, {unpriced[0]} has none: give price_usd_per_device_hour in --fleet"
         )
     if question.use_all_devices:
-        raise InputError("--use-all-devices leaves no fewer devices to look for")
+        raise InputError(
+            "use_all_devices leaves no fewer devices to look for (--use-all-devices)",
+            about=["use_all_devices"],
+        )
     return QUANTITIES[of]
 
 

@@ -24,7 +24,7 @@ from planner.launch import Launch, launch_of
 from planner.layouts import longest_of
 from planner.objective import OBJECTIVES, Objective
 from planner.placement import Placement, place
-from planner.question import Question, Slo
+from planner.question import Question, Slo, check_clocks
 from planner.ranking import Metrics, PlanResult, SloResult, rank, rivals
 from planner.reach import Shortfall, shortfall
 from planner.shares import TraceStats
@@ -398,14 +398,6 @@ def goodput_limits(slos: tuple[Slo, ...]) -> dict[str, float]:
     return limits
 
 
-def check_clocks(pool: Pool, clocks: Iterable[int]) -> None:
-    """Raise InputError for a clock below what is known of the pool's devices, or above; 0 is their highest."""
-    lowest, highest = pool.device.clocks_mhz[0], pool.device.max_clock_mhz
-    for clock in clocks:
-        if clock and not lowest <= clock <= highest:
-            raise InputError(f"clock {clock} MHz: {pool.device.name} is known from {lowest} to {highest} MHz")
-
-
 def candidates_of(
     question: Question, store: Store | None = None, *, ways_out: bool = True
 ) -> list[Candidate]:
@@ -439,7 +431,6 @@ def _placed(question: Question, errors: list[tuple[Pool, NoFeasiblePlan]]) -> li
     """Every feasible plan; ``errors`` takes the pools that have none."""
     found: list[Candidate] = []
     for i, pool in enumerate(question.fleet.pools):
-        check_clocks(pool, [int(str(clock)) for clock in question.options("clock")])
         try:
             plans = plans_of(question, pool)
         except NoFeasiblePlan as error:
@@ -545,7 +536,7 @@ def simulate_plan(
     evaluator = Evaluator(question, tables=tables, silicon=silicon)
     reasons = []
     for i, pool in enumerate(question.fleet.pools):
-        check_clocks(pool, [plan.clock_mhz])
+        check_clocks(pool, [plan.clock_mhz], ["plan"])
         found = complaints(question, pool, plan)
         if not found:
             candidate = Candidate(plan=plan, pool=i, placement=place(plan, pool))

@@ -1,5 +1,6 @@
 """``zenith profile``: a device, a folder and a time to spend; what was measured, in words."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -36,8 +37,25 @@ def parse_operations(text: str) -> tuple[str, ...]:
     return names or TABLES
 
 
+def check_folder(directory: Path) -> None:
+    """Raise InputError where rows could not be written, before any work: the folder, or the one in which it would be
+    made, is none or is not ours to write in."""
+    there = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise InputError(f"--output {directory}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--output {directory}: {there} is a folder that cannot be written to")
+
+
 def plan(directory: Path, operations: Sequence[str], gpus: int = 8) -> str:
-    """The coarse grid, what a folder already has of it, and about how long the rest takes; needs no device."""
+    """The coarse grid, what a folder already has of it, and about how long the rest takes; needs no device.
+
+    Raises
+    ------
+    InputError
+        When the folder could not be written.
+    """
+    check_folder(directory)
     lines = [
         f"{'operation':<11}{'sites':>6}{'coarse points':>15}{'measured':>10}{'to measure':>12}{'about':>9}"
     ]
@@ -79,6 +97,7 @@ def run(
     InputError
         When there is no device or no PyTorch, or the folder is of another device or cannot be written.
     """
+    check_folder(directory)
     if bench is None:
         from profiles.torch_device import TorchBench
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from planner.axes import (
     AXES,
     ENGINE_FIELDS,
     FORMAT_AXES,
+    MOST,
     PLAN_FIELDS,
     AxisValue,
     default_formats,
@@ -30,7 +31,7 @@ from profiles.plan import FORMAT_BYTES, POLICIES, EngineSettings
 
 if TYPE_CHECKING:
     from profiles.device import Device
-    from profiles.fleet import Fleet
+    from profiles.fleet import Fleet, Pool
     from profiles.model import Model
     from traces.trace import Trace
 
@@ -74,12 +75,36 @@ def activations_for(weights: str, device: Device) -> str:
 KV_FORMATS = ("fp32", "bf16", "fp8", "int8")
 
 
-def check_engine(engine: EngineSettings) -> None:
+OPTION_OF = {
+    "weights": "formats/weights",
+    "activations": "formats/activations",
+    "kv": "formats/kv",
+    "policy": "policies",
+    "budget": "token_budgets",
+    "seqs": "max_seqs",
+    "clock": "clocks",
+    "block": "block_size",
+}
+"""Options that say what is searched on an axis, where they are not named as the axis."""
+
+
+def check_engine(engine: EngineSettings, about: Sequence[str] = ()) -> None:
     """Raise InputError where an iteration cannot hold a token of every sequence: some would wait for ever."""
     if engine.chunks_prefill and engine.token_budget < engine.max_seqs:
         raise InputError(
-            f"token budget {engine.token_budget}: expected at least the {engine.max_seqs} sequences at once"
+            f"token budget {engine.token_budget}: expected at least the {engine.max_seqs} sequences at once",
+            about=about,
         )
+
+
+def check_clocks(pool: Pool, clocks: Iterable[int], about: Sequence[str] = ()) -> None:
+    """Raise InputError for a clock below what is known of the pool's devices, or above; 0 is their highest."""
+    lowest, highest = pool.device.clocks_mhz[0], pool.device.max_clock_mhz
+    for clock in clocks:
+        if clock and not lowest <= clock <= highest:
+            raise InputError(
+                f"clock {clock} MHz: {pool.device.name} is known from {lowest} to {highest} MHz", about=about
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,76 +179,133 @@ class Question:
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
-            raise InputError(f"Unknown objective {self.objective!r}, {nearest(self.objective, OBJECTIVES)}")
+            raise InputError(
+                f"Unknown objective {self.objective!r}, {nearest(self.objective, OBJECTIVES)}",
+                about=["objective"],
+            )
         if self.objective == "goodput" and not any(slo.metric in REQUEST_METRICS for slo in self.slos):
             raise InputError(
-                "Objective 'goodput' counts requests that meet SLOs: give --slo of ttft, tpot or e2e."
+                "Objective 'goodput' counts requests that meet SLOs: give --slo of ttft, tpot or e2e.",
+                about=["objective"],
             )
-        unpriced = [pool.name for pool in self.fleet.pools if pool.price_usd_per_device_hour is None]
-        if self.objective == "cost" and unpriced:
-            raise InputError(
-                f"Objective 'cost' needs a price, {unpriced[0]} has none: give price_usd_per_device_hour in --fleet."
-            )
-        if self.max_gpus is not None and (type(self.max_gpus) is not int or self.max_gpus < 1):
-            raise InputError(f"--max-gpus {self.max_gpus}: expected a whole number, at least 1.")
-        if self.max_usd_per_hour is not None:
-            if not 0 < self.max_usd_per_hour < math.inf:
-                raise InputError(f"--max-cost-per-hour {self.max_usd_per_hour:g}: expected a price above 0.")
-            if unpriced:
-                raise InputError(
-                    f"--max-cost-per-hour needs a price, {unpriced[0]} has none: give price_usd_per_device_hour in"
-                    " --fleet."
-                )
-        for engine in self.deployable_on:
-            if engine not in ENGINES:
-                raise InputError(f"Unknown serving engine {engine!r}, {nearest(engine, ENGINES)}")
-        if self.deployable_on and not self.deployable:
-            raise InputError("--deployable-on and --no-deployable contradict each other.")
+        self._check_limits()
         self._check_axes()
         self._check_values()
-        if not any(self.pairs_of_formats(pool.device) for pool in self.fleet.pools):
-            lacking = [lacks_experts(self.model, str(weights)) for weights in self.options("weights")]
-            if all(lacking):
-                raise InputError(f"{lacking[0]}.")
-            raise InputError(
-                f"No kernel multiplies {'/'.join(map(str, self.options('weights')))} weights by"
-                f" {'/'.join(map(str, self.options('activations')))} activations"
-                f" on {' or '.join(pool.device.name for pool in self.fleet.pools)}."
-            )
+        self._check_formats()
         try:
             self.settings()
         except ValueError as error:
             raise InputError(str(error)) from None
         searched = ("policy", "budget", "seqs")
+        about = [option for axis in ("seqs", "budget") for option in self._about(axis)]
         for values in product(*map(self.options, searched)):
-            check_engine(engine_of(dict(zip(searched, values, strict=True)), self.settings()))
+            check_engine(engine_of(dict(zip(searched, values, strict=True)), self.settings()), about)
+        for pool in self.fleet.pools:
+            check_clocks(pool, [int(str(clock)) for clock in self.options("clock")], self._about("clock"))
+
+    def _about(self, axis: str) -> list[str]:
+        """The option that says what an axis has."""
+        return [f"fix/{axis}"] if axis in self.fix else [OPTION_OF.get(axis, axis)]
+
+    def _check_limits(self) -> None:
+        names = [slo.name for slo in self.slos]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise InputError(
+                    f"{self.slos[i].text}: {self.slos[names.index(name)].text} limits the same, keep one of them.",
+                    about=[f"slos/{self.slos[i].text.partition('<')[0].strip()}"],
+                )
+        most = self.max_gpus
+        if most is not None and (type(most) is not int or most < 1):
+            raise InputError(f"max_gpus={most}: expected a whole number, at least 1.", about=["max_gpus"])
+        usd = self.max_usd_per_hour
+        if usd is not None and not 0 < usd < math.inf:
+            raise InputError(
+                f"max_cost_per_hour={usd:g}: expected a price above 0.", about=["max_cost_per_hour"]
+            )
+        what = (
+            "Objective 'cost'" if self.objective == "cost" else "A limit of cost" if usd is not None else ""
+        )
+        for i, pool in enumerate(self.fleet.pools):
+            if what and pool.price_usd_per_device_hour is None:
+                raise InputError(
+                    f"{what} needs a price, {pool.name} has none: give the price of its pool, in a file for --fleet"
+                    " price_usd_per_device_hour.",
+                    about=[f"pools/{i}", "objective" if self.objective == "cost" else "max_cost_per_hour"],
+                )
+        for engine in self.deployable_on:
+            if engine not in ENGINES:
+                raise InputError(
+                    f"Unknown serving engine {engine!r}, {nearest(engine, ENGINES)}", about=["deployable_on"]
+                )
+        if self.deployable_on and not self.deployable:
+            raise InputError(
+                f"Only plans that {' or '.join(self.deployable_on)} runs contradicts deployable: false"
+                " (--no-deployable), keep one of them.",
+                about=["deployable_on"],
+            )
+
+    def _check_formats(self) -> None:
+        """Whether some device has a kernel for some pair of formats."""
+        if any(self.pairs_of_formats(pool.device) for pool in self.fleet.pools):
+            return
+        about = [*self._about("weights"), *self._about("activations"), "device", "model_name"]
+        lacking = [lacks_experts(self.model, str(weights)) for weights in self.options("weights")]
+        if all(lacking):
+            raise InputError(f"{lacking[0]}.", about=about)
+        raise InputError(
+            f"No kernel multiplies {'/'.join(map(str, self.options('weights')))} weights by"
+            f" {'/'.join(map(str, self.options('activations')))} activations"
+            f" on {' or '.join(pool.device.name for pool in self.fleet.pools)}.",
+            about=about,
+        )
 
     def _check_axes(self) -> None:
         for axis, _ in (*self.fix.items(), *self.forbid):
             if axis not in PLAN_FIELDS and axis not in ENGINE_FIELDS:
-                raise InputError(f"Unknown axis {axis!r}, {nearest(axis, AXES)}")
+                raise InputError(f"Unknown axis {axis!r}, {nearest(axis, AXES)}", about=["fix", "forbid"])
         for axis, value in self.forbid:
             if axis in ("block", "queue", "preemption", "routing", "allreduce"):
-                raise InputError(f"--forbid {axis}={value}: {axis} is not searched, set it instead.")
+                raise InputError(
+                    f"{axis}={value} cannot be forbidden: {axis} is not searched, set it instead.",
+                    about=[f"forbid/{axis}"],
+                )
+        layers, total = self.fix.get("layers"), len(self.model.decoder.layers)
+        if isinstance(layers, tuple):
+            if sum(layers) != total:
+                words = "/".join(map(str, layers))
+                raise InputError(
+                    f"layers={words}: {sum(layers)} layers, expected {total} in all.", about=["fix/layers"]
+                )
+            if (stages := self.fix.get("pp", len(layers))) != len(layers):
+                raise InputError(f"pp={stages}: layers has {len(layers)} stages.", about=["fix/pp"])
 
     def _check_values(self) -> None:
         for axis in FORMAT_AXES:
             for name in self.options(axis):
                 known = KV_FORMATS if axis == "kv" else tuple(FORMAT_BYTES)
                 if name not in known:
-                    raise InputError(f"Unknown format {name!r} of {axis}, {nearest(str(name), known)}")
+                    raise InputError(
+                        f"Unknown format {name!r} of {axis}, {nearest(str(name), known)}",
+                        about=self._about(axis),
+                    )
         for policy in self.options("policy"):
             if policy not in POLICIES:
-                raise InputError(f"Unknown policy {policy!r}, {nearest(str(policy), POLICIES)}")
+                raise InputError(
+                    f"Unknown policy {policy!r}, {nearest(str(policy), POLICIES)}",
+                    about=self._about("policy"),
+                )
         for axis, least in (("budget", 1), ("seqs", 1), ("clock", 0)):
-            values = self.options(axis)
+            values, about = self.options(axis), self._about(axis)
             if not values:
-                raise InputError(f"{axis}: expected at least one value.")
+                raise InputError(f"{axis}: expected at least one value.", about=about)
             for value in values:
-                if not isinstance(value, int) or value < least:
-                    raise InputError(f"{axis}={value}: expected a whole number, at least {least}.")
+                if not isinstance(value, int) or not least <= value <= MOST:
+                    raise InputError(
+                        f"{axis}={value}: expected a whole number from {least} to {MOST}.", about=about
+                    )
         if self.seed < 0:
-            raise InputError(f"seed={self.seed}: expected at least 0.")
+            raise InputError(f"seed={self.seed}: expected at least 0.", about=["seed"])
 
     def options(self, axis: str) -> tuple[AxisValue, ...]:
         """Values searched on an axis of formats, clock, policy, budget or seqs: each once, in order."""

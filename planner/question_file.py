@@ -10,10 +10,13 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from planner.document import SET, Document, Keys, dotted, read_document, read_value
-from planner.file_keys import FILE_ONLY, KEYS, RIVALS
+from planner.clashes import Rivals, check_file, check_words, give_way, keys_said
+from planner.document import SET, Document, Keys, read_document, read_value
+from planner.file_keys import FILE_ONLY, KEYS
+from planner.places import Places
 from profiles.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -37,18 +40,30 @@ def file_options(
     file: Path | None, sets: Sequence[str] = (), flags: Collection[str] = (), *,
     over: Mapping[str, Any] | None = None, choices: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What a file and ``--set`` say, as options of the commands.
+    """What a file and ``--set`` say, as options of the commands: ``placed_options`` without the places."""
+    return placed_options(file, sets, {name: f"--{name}" for name in flags}, over=over, choices=choices)[0]
+
+
+def placed_options(
+    file: Path | None, sets: Sequence[str] = (), flags: Mapping[str, str] = MappingProxyType({}), *,
+    over: Mapping[str, Any] | None = None, choices: Mapping[str, Collection[str]] | None = None,
+    rivals: Sequence[Rivals] = (),
+) -> tuple[dict[str, Any], Places]:  # fmt: skip
+    """What a file and ``--set`` say, as options of the commands, and where each was said.
 
     Parameters
     ----------
     file
         None for ``--set`` alone.
     flags
-        Options that are given as flags: what the file says of them, or against them, does not count.
+        Options that are given as flags, with their words: what the file says of them, or against them, does not
+        count.
     over
         Options of the command at hand, in whose place the file's come; it has no others. None takes all.
     choices
         Values that the command allows an option, where they are fewer than the schema's.
+    rivals
+        Contradictions of the command at hand, besides those of all.
 
     Raises
     ------
@@ -59,23 +74,30 @@ def file_options(
     for text in sets:
         _set(document, text)
     check(document)
+    check_words(document, flags, over or {}, rivals)
     for option in flags:
-        entry = KEYS.get(option)
-        _give_way(document, entry.key if entry else (option,))
-        if entry:
-            document.drop(entry.key)
+        for keys in keys_said(option, (over or {}).get(option)):
+            give_way(document, keys, only_of_file=True, more=rivals)
+        if option in KEYS:
+            document.drop(KEYS[option].key)
     folder = file.parent if file else Path()
     found = dict(over or {})
     for option, entry in KEYS.items():
         value = document.get(entry.key)
-        if value is None or not (over is None or option in over or option in FILE_ONLY):
+        if value is None:
+            continue
+        if not (over is None or option in over or option in FILE_ONLY):
+            if document.place(entry.key) == SET and not any(
+                KEYS[own].key == entry.key for own in KEYS.keys() & over
+            ):
+                raise InputError(f"{document.at(entry.key)}: of no use to this command")
             continue
         allowed = (choices or {}).get(option)
         if allowed and isinstance(value, str) and value not in allowed:
             hint = nearest(value, allowed)
             raise InputError(f"{document.at(entry.key)}: {value!r} is not known to this command, {hint}")
         found |= {option: value} if entry.read is None else entry.read(document, entry.key, value, folder)
-    return found
+    return found, Places(document=document, flags=flags)
 
 
 def load_question(file: str | Path, *sets: str) -> "Question":
@@ -93,15 +115,9 @@ def load_question(file: str | Path, *sets: str) -> "Question":
     """
     from planner.asking import question_of
 
-    options = file_options(Path(file), sets)
-    try:
+    options, places = placed_options(Path(file), sets)
+    with places.named(whole=True):
         return question_of(options)
-    except InputError as error:
-        raise InputError(_in_file(str(file), str(error))) from error
-
-
-def _in_file(file: str, text: str) -> str:
-    return text if text.startswith((f"{file}:", "--set ")) else f"{file}: {text}"
 
 
 def load_limits(file: str | Path, *sets: str) -> dict[str, Any]:
@@ -119,16 +135,14 @@ def load_limits(file: str | Path, *sets: str) -> dict[str, Any]:
 def check(document: Document) -> None:
     """Raise InputError for what the schema does not allow, the first in the file, or for keys that contradict
     each other."""
+    if not document.data:
+        return
     from jsonschema import Draft202012Validator
 
     errors = list(Draft202012Validator(schema()).iter_errors(document.data))
     if errors:
         raise InputError(min((_words(document, error) for error in errors), key=_line))
-    for rivals in RIVALS:
-        given = [next((key for key in side if document.get(key) is not None), None) for side in rivals.sides]
-        named = [key for key in given if key is not None]
-        if rivals.exclusive and len(named) > 1:
-            raise InputError(f"{document.at(named[1])}: {dotted(named[0])} is given too, keep one of them")
+    check_file(document)
 
 
 def _line(words: str) -> tuple[int, str]:
@@ -154,7 +168,7 @@ def _words(document: Document, error: Any) -> str:
         return f"{document.at(keys)}: {missing} is missing"
     if error.validator == "enum":
         hint = nearest(str(value), rules["enum"])
-        return f"{document.at(keys)}: {value!r} is unknown, {hint}"
+        return f"{document.at(keys)}: {value!r:.80} is unknown, {hint}"
     if "quantity" in rules and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         try:
             units.read(str(value), units.KINDS[rules["quantity"]])
@@ -205,19 +219,5 @@ def _set(document: Document, text: str) -> None:
         parts = ["slos", name.partition(".")[2]]
     read = read_value(value, f"--set {name}")
     if read is not None:
-        _give_way(document, tuple(parts), only_of_file=True)
+        give_way(document, tuple(parts), only_of_file=True)
     document.put(parts, read, SET)
-
-
-def _give_way(document: Document, given: Keys, *, only_of_file: bool = False) -> None:
-    """Drop the keys that contradict one that is given now; of ``--set`` the earlier ones stay, and clash."""
-    for rivals in RIVALS:
-        mine = [
-            side for side in rivals.sides if any(given[: len(key)] == key or key == given for key in side)
-        ]
-        if not mine:
-            continue
-        for side in rivals.sides:
-            for key in side:
-                if key not in mine[0] and not (only_of_file and document.places.get(key) == SET):
-                    document.drop(key)

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from planner.axes import AxisValue
+from planner.axes import AxisValue, spellings
 from planner.question import Question, activations_for
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def flag_of(rule: Rule) -> str:
     '--forbid tp=4'
     """
     kind, axis, value = rule
-    return f"--{name_of((kind, 'tp' if axis == 'attn_tp' else axis, value))}"
+    return f"--{name_of((kind, spellings(axis)[0], value))}"
 
 
 def without(question: Question, rule: Rule) -> Question:

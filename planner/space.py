@@ -47,11 +47,7 @@ def _rules(question: Question) -> tuple[list[tuple[str, int]], list[tuple[str, i
     total = len(question.model.decoder.layers)
     layers = question.fix.get("layers")
     if isinstance(layers, tuple):
-        if sum(layers) != total:
-            words = "/".join(map(str, layers))
-            raise InputError(f"layers={words}: {sum(layers)} layers, expected {total} in all.")
-        if fixed.setdefault("pp", len(layers)) != len(layers):
-            raise InputError(f"pp={fixed['pp']}: layers has {len(layers)} stages.")
+        fixed["pp"] = len(layers)
     forbidden += [
         ("pp", len(value))
         for axis, value in question.forbid

@@ -7,7 +7,7 @@ have no complaint here.
 from math import gcd
 from typing import TYPE_CHECKING
 
-from planner.axes import axis_of
+from planner.axes import axis_of, spellings
 from planner.question import ACTIVATIONS_OF, Question, lacks_experts
 from planner.rules import LIMITS, limits_of
 from profiles import memory
@@ -54,7 +54,7 @@ def _shape(model: Model, plan: Plan, device: "Device") -> list[str]:
     for block in (block for stack in stacks for block in stack.blocks):
         for cell in block.attention:
             if cell.q_heads % plan.attn_tp:
-                found.append(f"attn_tp={plan.attn_tp} does not divide {cell.q_heads} query heads")
+                found.append(f"tp={plan.attn_tp} does not divide {cell.q_heads} query heads")
             if cell.kv_heads % plan.attn_tp and plan.attn_tp % cell.kv_heads:
                 found.append(f"{cell.kv_heads} KV heads are neither cut nor copied evenly by {plan.attn_tp}")
         found += _feed_forward(block.ffn, plan)
@@ -97,12 +97,14 @@ def _devices(question: Question, pool: "Pool", plan: Plan) -> list[str]:
 
 def _wishes(question: Question, plan: Plan) -> list[str]:
     found = [
-        f"{axis}={axis_of(plan, axis)}, fixed {value}"
+        f"{spellings(axis)[0]}={axis_of(plan, axis)}, fixed {value}"
         for axis, value in question.fix.items()
         if axis_of(plan, axis) != value
     ]
     found += [
-        f"{axis}={value} is forbidden" for axis, value in question.forbid if axis_of(plan, axis) == value
+        f"{spellings(axis)[0]}={value} is forbidden"
+        for axis, value in question.forbid
+        if axis_of(plan, axis) == value
     ]
     return found
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner import units
 from planner.axes import AXES as PLAN_AXES
-from planner.axes import parse_pairs
+from planner.axes import parse_pairs, spellings
 from planner.document import dotted
 from planner.file_keys import KEYS
 from planner.objective import OBJECTIVES
@@ -42,6 +42,9 @@ LIMITS = {"max_gpus": "max_gpus", "max_cost_per_hour": "max_usd_per_hour"}
 
 WIDE = ("model", "device", "gpus", "nodes", "rate", "objective", "engine", *LIMITS)
 """Axes that no plan has."""
+
+_OPTIONS = {"model": "model_name", "rate": "trace_rate"}
+"""Options that say what an axis varies, where they have other names."""
 
 _SLO_AXES = (
     *(f"{SLO}{metric}_{statistic}" for metric in LATENCIES for statistic in ("mean", "p95", "p99")),
@@ -96,7 +99,7 @@ def parse_axis(text: str) -> Axis:
 def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
     """Read every ``--vary``; no axis comes twice, and none contradicts another."""
     axes = tuple(parse_axis(text) for text in texts)
-    names = [{"tp": "attn_tp"}.get(axis.name, axis.name) for axis in axes]
+    names = [spellings(axis.name)[0] for axis in axes]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"--vary {name}: given twice, list all its values in one")
@@ -142,13 +145,12 @@ def sets(values: Mapping[str, str]) -> list[str]:
     >>> sets({"device": "h200", "rate": "x2", "slo.tpot_p95": "20ms", "tp": "2", "max_gpus": "none"})
     ['fleet.device=h200', 'workload.rate=x2', 'slos.tpot_p95=20ms', 'constraints.fix.tp=2']
     """
-    options = {"model": "model_name", "rate": "trace_rate"}
     found = []
     for name, value in values.items():
         if name.startswith(SLO):
             key = f"slos.{name[len(SLO) :]}"
         else:
-            option = options.get(name, name)
+            option = _OPTIONS.get(name, name)
             key = dotted(KEYS[option].key) if name in WIDE else f"constraints.fix.{name}"
         if value != "none" or not (name in LIMITS or name.startswith(SLO)):
             found.append(f"{key}={value}")
@@ -273,6 +275,9 @@ def first_options(options: Mapping[str, Any], axes: Sequence[Axis]) -> dict[str,
     {'device': None, 'gpus': 4, 'nodes': None, 'slos': ('ttft_p95<=1s',)}
     """
     chosen = dict(options)
+    if "places" in options:
+        said = {_OPTIONS.get(axis.name, axis.name): f"--vary {axis.name}={axis.values[0]}" for axis in axes}
+        chosen["places"] = replace(options["places"], flags={**options["places"].flags, **said})
     for axis in axes:
         value = axis.values[0]
         if axis.name in ("gpus", "nodes"):

@@ -153,7 +153,7 @@ def _asked(question: Question, values: dict[str, str]) -> Question:
     try:
         return apply(question, values)
     except InputError as error:
-        named = " ".join(f"{name}={value}" for name, value in values.items())
+        named = " ".join(f"--vary {name}={value}" for name, value in values.items())
         text = str(error)
         raise InputError(text if text.startswith("--vary") else f"{named}: {text}") from None
 

@@ -6,7 +6,8 @@ ZenithError
 └── NoPlanInTime    unproven: the limit ran out before a first plan (planner.errors)
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -17,9 +18,47 @@ class ZenithError(Exception):
 
 
 class InputError(ZenithError):
-    """Bad input. The message is one line: file, line, value, what was expected, the nearest choice."""
+    """Bad input. The message is one line: file, line, value, what was expected, the nearest choice.
+
+    Parameters
+    ----------
+    about
+        The options that it is about, most likely first, with the way inside one after a slash: ``("gpus",)``,
+        ``("fix/tp",)``. Who knows where one was said puts that place in front (``planner.places``).
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, about: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.about = tuple(about)
+
+
+@contextmanager
+def about(*options: str, inside: str = "") -> Iterator[None]:
+    """Says of an InputError raised in it what it is about: ``options`` where it does not say so itself.
+
+    Parameters
+    ----------
+    inside
+        An option in which those that the error names are.
+
+    Examples
+    --------
+    >>> try:
+    ...     with about(inside="synthetic"):
+    ...         raise InputError("rate: -1: expected a number above 0", about=["rate"])
+    ... except InputError as error:
+    ...     print(error.about)
+    ('synthetic/rate',)
+    """
+    try:
+        yield
+    except InputError as error:
+        named = error.about or options
+        if inside:
+            named = tuple(f"{inside}/{name}" for name in named) or (inside,)
+        raise InputError(str(error), about=named) from error
 
 
 def nearest(value: str, choices: Iterable[str]) -> str:

@@ -83,7 +83,7 @@ class Pool:
         cap = self.power_cap_w
         if cap is not None and not self.device.idle_w < cap <= self.device.tdp_w:
             raise ValueError(
-                f"power_cap_w: {cap:g} must be above {self.device.idle_w:g} and at most {self.device.tdp_w:g}."
+                f"power cap {cap:g} W must be above {self.device.idle_w:g} W and at most {self.device.tdp_w:g} W."
             )
 
     @property
@@ -162,9 +162,13 @@ def homogeneous(
     per_node = kind.devices_per_node if gpus_per_node is None else gpus_per_node
     gpus = nodes * per_node if gpus is None else gpus
     if gpus < 1 or per_node < 1:
-        raise InputError(f"{gpus} devices, {per_node} per node: both must be at least 1")
+        raise InputError(
+            f"{gpus} devices, {per_node} per node: both must be at least 1", about=["gpus", "gpus_per_node"]
+        )
     if gpus > MOST_DEVICES:
-        raise InputError(f"{gpus} devices: expected at most {MOST_DEVICES}")
+        raise InputError(
+            f"{gpus} devices: expected at most {MOST_DEVICES}", about=["gpus", "nodes", "gpus_per_node"]
+        )
     count = -(-gpus // per_node)
     free = tuple(min(per_node, gpus - i * per_node) for i in range(count))
     return Fleet(pools=(_pool(kind, name=kind.name, nodes=count, per_node=per_node, free=free),))
@@ -237,10 +241,12 @@ def load_fleet(path: str | Path) -> Fleet:
             _read_pool(str(path), node, entry)
             for node, entry in zip(value_node.value, content["pools"], strict=True)
         )
-    try:
-        return Fleet(pools=pools)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
+    names = [pool.name for pool in pools]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            line = value_node.value[i].start_mark.line + 1
+            raise InputError(f"{path}:{line}: name: {name!r} is another pool, expected a name of its own")
+    return Fleet(pools=pools)
 
 
 def _read_pool(path: str, node: Any, entry: Any) -> Pool:
@@ -253,7 +259,7 @@ def _read_pool(path: str, node: Any, entry: Any) -> Pool:
         if key_node.value in lines:
             raise InputError(f"{path}:{line}: key {key_node.value!r} is there twice")
         lines[str(key_node.value)] = line
-    return read_pool(entry, lambda key: f"{path}:{lines[str(key)]}" if str(key) in lines else first)
+    return read_pool(entry, lambda key: f"{path}:{lines[str(key)]}: {key}" if str(key) in lines else first)
 
 
 def read_pool(entry: Mapping[str, Any], where: Callable[[str], str]) -> Pool:
@@ -262,7 +268,7 @@ def read_pool(entry: Mapping[str, Any], where: Callable[[str], str]) -> Pool:
     Parameters
     ----------
     where
-        Place of a key, for messages; of the pool where it has no such key.
+        Place and name of a key, for messages; of the pool where it has no such key.
 
     Raises
     ------
@@ -272,22 +278,23 @@ def read_pool(entry: Mapping[str, Any], where: Callable[[str], str]) -> Pool:
     first = where("")
     for key, value in entry.items():
         if key not in _KEYS:
-            raise InputError(f"{where(key)}: unknown key {key!r}, {nearest(str(key), _KEYS)}")
+            raise InputError(f"{where(key)}: unknown key, {nearest(str(key), _KEYS)}")
         if not _fits(key, value):
-            raise InputError(f"{where(key)}: {key}: {value!r} is not {_KEYS[key]}")
+            raise InputError(f"{where(key)}: {value!r:.80} is not {_KEYS[key]}")
     if "device" not in entry:
         raise InputError(f"{first}: 'device' is missing")
     try:
         device = load_device(entry["device"])
     except InputError as error:
-        raise InputError(f"{where('device')}: device: {error}") from error
+        raise InputError(f"{where('device')}: {error}") from error
     nodes, per_node = entry.get("nodes", 1), entry.get("devices_per_node", device.devices_per_node)
     if nodes * per_node > MOST_DEVICES:
-        raise InputError(f"{first}: {nodes * per_node} devices, expected at most {MOST_DEVICES} in a pool")
+        place = where("nodes" if nodes > 1 else "devices_per_node")
+        raise InputError(f"{place}: {nodes * per_node} devices, expected at most {MOST_DEVICES} in a pool")
     free = entry.get("free", [per_node] * nodes)
     if len(free) != nodes or max(free) > per_node:
-        need = f"{nodes} numbers from 0 to {per_node}"
-        raise InputError(f"{where('free')}: free: {free!r} is not {need}, one for each node")
+        need = f"{nodes} number{'s' * (nodes > 1)} from 0 to {per_node}, one for each node"
+        raise InputError(f"{where('free')}: {free!r:.80} is not {need}")
     numbers = {key: float(entry[key]) for key in entry if key.startswith(("inter_", "price_", "power_"))}
     try:
         name = entry.get("name", device.name)

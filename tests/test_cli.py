@@ -109,14 +109,14 @@ def test_optimize_json_follows_the_schema(words, folder):
 
 
 def test_whatif_json_holds_an_answer_for_every_combination(folder):
-    words = ["--vary", "gpus=1,2", "--vary", "objective=latency,energy", "--slo", "ttft_p95<=1s"]
+    words = ["--vary", "tp=1,2", "--vary", "objective=latency,energy", "--slo", "ttft_p95<=1s"]
     result = ask("whatif", *words, "--json", "-o", "whatif.json")
     document = json.loads(result.stdout)
     assert (folder / "whatif.json").read_text() == result.stdout
-    assert [s["values"]["gpus"] for s in document["scenarios"]] == ["1", "1", "2", "2"]
+    assert [s["values"]["tp"] for s in document["scenarios"]] == ["1", "1", "2", "2"]
     for scenario in document["scenarios"]:
         answer = validated(json.dumps(scenario["answer"]))
-        own = ask("optimize", "--gpus", scenario["values"]["gpus"], "--slo", "ttft_p95<=1s", "--json",
+        own = ask("optimize", "--fix", f"tp={scenario['values']['tp']}", "--slo", "ttft_p95<=1s", "--json",
                   "--objective", answer["objective"]["name"])  # fmt: skip
         assert json.loads(own.stdout) == answer
     assert len(list(csv.DictReader(io.StringIO(ask("whatif", *words, "--csv").stdout)))) == 4
@@ -176,7 +176,7 @@ def test_capacity_brackets_the_rate():
     assert found.exit_code == 0 and "workers" not in run("capacity", "--help").stdout
     assert 0 < document["sustained_per_s"] < document["upper_per_s"]
     assert validated(json.dumps(document["answer"]))["plans"][0]["meets_slos"]
-    own = ask("capacity", *queue, "--plan", "dp=2,seqs=1", "--json")
+    own = ask("capacity", *queue, "--plan", "dp=2", "--json")
     assert json.loads(own.stdout)["limits"][0]["plan"]["name"] == "dp=2 tp=1"
     assert ask("capacity", "--slo", "ttft_p95<=1us").exit_code == 3
     assert ask("capacity", "--slo", "itl_p99<=1us", "--max-simulations", "1").exit_code == 4
@@ -379,7 +379,24 @@ MISTAKES = [
     (f"whatif {ASK} --vary gpu=1,2", "gpu gpus"),
     (f"whatif {ASK} --vary slo.tpot_p95=20", "slo.tpot_p95=20 us, ms or s"),
     (f"whatif {ASK} --vary rate=2", "rate=2 x0.5"),
-    (f"whatif {ASK} --vary gpus=1 --vary nodes=1", "gpus nodes"),
+    (f"whatif {ASK} --vary gpus=1", "--vary gpus: --gpus given keep"),
+    (f"whatif {ASK} --vary tp=1,2 --fix pp=1,attn_tp=1", "--vary tp: --fix tp given keep"),
+    (f"whatif {ASK} --vary slo.power_mean=1kW,2kW --max-power 1kW", "slo.power_mean: --max-power given keep"),
+    (f"whatif {ASK} --vary budget=512,1024 --token-budget 512", "budget: --token-budget given keep"),
+    (f"whatif {ASK} --vary rate=4/s --set workload.rate=2/s", "rate: --set workload.rate given keep"),
+    (f"minimum {ASK} --max-power 1kW --slo power_mean<=2kW", "--max-power: --slo power_mean given keep"),
+    (f"minimum {ASK} --set answer.top=3", "--set answer.top: no use"),
+    (f"capacity {ASK} --plan tp=1 --fix pp=1", "--fix pp: --plan given keep"),
+    (f"sensitivity {ASK} --set fleet.nodes=1", "--set fleet.nodes: --gpus given keep"),
+    (f"deploy {ASK} --plan tp=1 --time-limit 9s", "--time-limit: --plan given keep"),
+    (f"deploy {ASK} --plan tp=1 --max-seqs 8 --max-seqs 16", "--max-seqs: --plan one"),
+    (f"simulate {ASK} --plan tp=1,block=32 --block-size 8", "--block-size: --plan block given keep"),
+    (f"simulate {ASK} --plan tp=1,clock=9", "--plan: 9 l40s 2520"),
+    (f"optimize {ASK} --set constraints.fix.tp=1 --fix pp=1", "--set constraints.fix.tp: --fix given keep"),
+    (f"optimize {ASK} --fix kv=fp8 --formats kv=fp8", "--fix --formats kv given keep"),
+    (f"optimize {ASK} --slo ttft_p95<=1s --slo ttft_p95<=2s", "--slo: ttft_p95<=2s ttft_p95<=1s keep"),
+    (f"optimize {ASK} --clock 99", "--clock: 99 l40s 2520"),
+    (f"optimize {ASK} --fix tp=0", "--fix: tp=0 whole"),
     (f"whatif {ASK} --vary objective=goodput", "goodput --slo"),
     (f"whatif {ASK}", "--vary"),
     (f"minimum {ASK} --of watts", "watts power"),
@@ -392,6 +409,9 @@ MISTAKES = [
     ("trace convert few.csv nowhere/out.csv", "nowhere/out.csv folder"),
     ("trace synth out.csv --rate 0", "0 --rate x>0"),
     ("trace synth out.csv --arrivals often", "often poisson"),
+    ("trace synth out.csv --arrivals at-once --rate 4", "--rate: 4 left at once"),
+    ("trace synth out.csv --cv 4", "--cv: 4 left gamma"),
+    ("profile -o few.csv/here --dry-run", "--output few.csv/here few.csv folder"),
     ("trace scale few.csv out.csv --rate 2 --times 3", "--rate --times"),
     ("trace scale few.csv out.csv --window 9:3", "9:3 START:END"),
     ("trace scale few.csv out.csv --window 1e9:", "1"),

@@ -95,7 +95,7 @@ def test_importing_the_planner_imports_nothing():
     ("words", "name"),
     [
         (["optimize"], "optimize"),
-        (["whatif", "--vary", "gpus=1,2"], "what_if"),
+        (["whatif", "--vary", "tp=1,2"], "what_if"),
         (["minimum"], "find_minimum"),
         (["capacity"], "find_capacity"),
         (["sensitivity", "--draws", "0"], "find_sensitivity"),

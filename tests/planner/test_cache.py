@@ -456,7 +456,7 @@ def test_options_say_where_and_whether(tmp_path):
         ("optimize", []),
         ("capacity", []),
         ("minimum", []),
-        ("whatif", ["--vary", "gpus=1,2"]),
+        ("whatif", ["--vary", "tp=1,2"]),
     ):
         kept, usual = tmp_path / command, usual_folder()
         plain = run(command, "--no-cache", *more)

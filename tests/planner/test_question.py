@@ -62,17 +62,17 @@ def test_uneven_stages():
     "text, expected",
     [
         ("tp", "'tp': expected axis=value, as in tp=4."),
-        ("tp=0", "attn_tp=0: expected a whole number, at least 1, of at most nine digits."),
-        ("tp=²", "attn_tp=²: expected a whole number, at least 1, of at most nine digits."),
+        ("tp=0", "tp=0: expected a whole number from 1 to 999999999."),
+        ("tp=²", "tp=²: expected a whole number from 1 to 999999999."),
         (
             "tp=10000000000",
-            "attn_tp=10000000000: expected a whole number, at least 1, of at most nine digits.",
+            "tp=10000000000: expected a whole number from 1 to 999999999.",
         ),
         ("ttp=4", "Unknown axis 'ttp' in 'ttp=4', did you mean 'tp'?"),
         ("weights=fp9", "Unknown format 'fp9', did you mean 'fp8'?"),
         ("policy=vllm", "policy=vllm: unknown, did you mean 'vllm-v"),
         ("layers=4/x", "layers=4/x: expected layers of each stage, as in layers=27/27/26."),
-        ("tp=4,tp=8", "'tp=4,tp=8': attn_tp has two values, 4 and 8."),
+        ("tp=4,tp=8", "'tp=4,tp=8': tp has two values, 4 and 8."),
         (" , ", "' , ': expected axis=value pairs, as in tp=4,dp=2."),
     ],
 )

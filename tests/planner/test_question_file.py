@@ -17,9 +17,10 @@ from cli import main
 from planner import units
 from planner.asking import question_of
 from planner.axes import FORMAT_AXES
+from planner.clashes import PLAN, RIVALS, UNSEARCHED
 from planner.deployable import ENGINES
 from planner.document import dotted, read_document
-from planner.file_keys import FILE_ONLY, KEYS, RIVALS
+from planner.file_keys import FILE_ONLY, KEYS
 from planner.objective import OBJECTIVES
 from planner.question_file import SCHEMA, TEMPLATE, check, file_options, load_limits, load_question, schema
 from planner.slo import METRICS
@@ -98,8 +99,8 @@ def test_every_key_is_in_the_schema_and_every_key_of_the_schema_is_read():
         key for key in known - inside if key[0] != "formats"
     }
     assert {key[1] for key in known if key[0] == "formats"} == set(FORMAT_AXES)
-    named = {key for rivals in RIVALS for side in rivals.sides for key in side} - {("plan",)}
-    assert named <= read
+    named = {key for rivals in (*RIVALS, UNSEARCHED) for side in rivals.sides for key in side} - {PLAN}
+    assert {key for key in named if key[:2] not in read and key[:1] not in read and key not in read} == set()
 
 
 @pytest.mark.parametrize("name", PLANNING)
@@ -278,10 +279,10 @@ def test_flags_count_before_set_and_set_before_the_file():
     assert options(text)["gpus"] == 4
     assert options(text, "fleet.gpus=8")["gpus"] == 8
     assert options(text, "fleet.gpus=8", "fleet.gpus=2")["gpus"] == 2
-    assert "gpus" not in options(text, "fleet.gpus=8", flags=["gpus"])
+    assert "gpus" not in options(text, flags=["gpus"])
     assert "gpus" not in options(text, "fleet.gpus=null")
-    result = run("optimize", "small.yaml", "--set", "fleet.gpus=1", "--gpus", "2", "--objective", "cost")
-    assert "on 2 x l40s" in result.stdout and "objective: price" in result.stdout
+    result = run("optimize", "small.yaml", "--set", "fleet.gpus=1", "--objective", "cost")
+    assert "on 1 x l40s" in result.stdout and "objective: price" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -299,10 +300,13 @@ def test_flags_count_before_set_and_set_before_the_file():
         ("constraints: {fix: {tp: 2}}\nformats: {kv: [fp8]}", [], ["plan"], ["fix", "formats"]),
         ("answer: {form: json}", [], ["as_csv"], ["as_json", "as_csv"]),
         ("constraints: {fix: {tp: 2}}", [], ["fix"], ["fix"]),
+        ("slos: {power_mean: 1kW}", [], ["max_power"], ["slos"]),
+        ("constraints: {max_power: 1kW}", ["slos.power_mean=2kW"], [], ["max_power"]),
+        ("engine: {token_budgets: [512]}", ["constraints.fix.budget=1024"], [], ["token_budgets"]),
     ],
 )
 def test_what_contradicts_a_later_layer_gives_way(text, sets, flags, gone):
-    assert not set(gone) & options(text, *sets, flags=flags).keys()
+    assert not any(options(text, *sets, flags=flags).get(option) for option in gone)
 
 
 def test_a_whole_number_may_be_written_with_a_point_or_an_exponent():
@@ -411,17 +415,21 @@ MISTAKES = [
     ("fleet:\n  pools:\n    - name: a", 3, "device missing"),
     ("fleet:\n  pools:\n    - device: l40s\n      pirce: 3USD/h", 4, "pirce 'price'"),
     ("fleet:\n  pools:\n    - device: l40s\n      price: 3", 4, "fleet.pools.0.price '3' USD/h"),
-    ("fleet:\n  pools:\n    - device: l40s\n      power_cap: 1MW", 4, "power_cap_w 1e+06 350"),
+    ("fleet:\n  pools:\n    - device: l40s\n      power_cap: 1MW", 4, "power_cap 1e+06 350"),
     ("fleet:\n  pools:\n    - device: l40s\n      gpus: 1000000000000", 4, "1000000000000 10000"),
     (f"model: {'x' * 3000}", 1, "model known"),
     (f"workload:\n  trace: {'x' * 3000}", 2, "workload.trace file"),
     (f"answer:\n  output: {'x' * 3000}/a.json", 2, "answer.output folder"),
-    ("workload:\n  synthetic:\n    lengths_of: requests.csv\n    output_mean: 9", 4, "output_mean lengths_of"),
     ("constraints:\n  fix: {tp: '2,dp=3'}", 2, "fix.tp '2,dp=3' one"),
     ("seed: 1\n# \a", 2, "YAML characters"),
     ("fleet:\n  pools:\n    - device: l40s\n      gpus: 4\n      nodes: 1", 5, "nodes gpus"),
     ("fleet:\n  pools:\n    - device: l40s\n      price: 1USD/h\n      price_usd_per_device_hour: 1", 5, "price"),
-    ("fleet:\n  pools:\n    - device: l40s\n    - device: l40s", None, "name"),
+    ("fleet:\n  pools:\n    - device: l40s\n      free: [9]", 4, "free [9] number 8"),
+    ("fleet:\n  pools:\n    - device: l40s\n      nodes: 9000", 4, "nodes 72000 10000"),
+    ("fleet:\n  gpus: 100000000000", 2, "fleet.gpus 100000000000 10000"),
+    ("slos:\n  power_mean: 1kW\nconstraints:\n  max_power: 1kW", 4, "max_power slos.power_mean"),
+    ("constraints:\n  fix: {budget: 512}\nengine:\n  token_budgets: [512]", 4, "token_budgets fix.budget"),
+    ("engine:\n  max_seqs: [1e300]", 2, "max_seqs whole 999999999"),
     ("workload:\n  trace: none.csv", 2, "workload.trace none.csv"),
     ("workload:\n  trace: requests.csv\n  synthetic: {}", 3, "workload.synthetic workload.trace"),
     ("workload:\n  synthetic:\n    rate: 4", 3, "workload.synthetic.rate '4' 4/s"),
@@ -468,13 +476,60 @@ def test_a_mistake_is_one_line_that_names_its_place(text, line, named):
     whole = text + "\n# the end\n"
     before = sorted(Path().rglob("*"))
     write(whole)
-    rest = "" if line else "--model opt-125m --trace requests.csv --no-silicon --json"
-    result = run("optimize", "question.yaml", *rest.split())
+    result = run("optimize", "question.yaml")
     assert result.exit_code == 2 and result.stdout == "", result.output
     (message,) = result.stderr.splitlines()
-    assert message.startswith("Error: question.yaml" + (f":{line}: " if line else " and flags: ")), message
+    assert message.startswith(f"Error: question.yaml:{line}: "), message
     assert all(word in message for word in named.split()), message
     assert sorted(Path().rglob("*")) == sorted([*before, Path("question.yaml")])
+
+
+SYNTHETIC = "prompt_mean: 60, output_mean: 20"
+LATER = [
+    # in the small file, what in place of what (or at its end); line and key, and what else the message names
+    ("gpus: 2", "nodes: 9999", 3, "fleet.nodes", "79992 10000"),
+    ("device: l40s, gpus: 2", "pools: [{device: l40s}, {device: l40s}]", 3, "fleet.pools.1", "'l40s' name"),
+    ("device: l40s, gpus: 2", "pools: [{device: l40s}, {name: l40s, device: h100}]", 3, "fleet.pools.1.name", "'l40s'"),
+    (", gpus: 2", "", 3, "fleet.device", "many --gpus"),
+    ("20, rate: 4/s", "20, arrivals: at-once, rate: 4/s", 5, "workload.synthetic.rate", "4 left at once"),
+    ("20, rate", "20, cv: 2, rate", 5, "workload.synthetic.cv", "2 poisson gamma"),
+    ("20, rate", "20, arrivals: gamma, cv: 1e3, rate", 5, "workload.synthetic.cv", "1000 0.01 100"),
+    ("rate: 4/s", "rate: 1e7/s", 5, "workload.synthetic.rate", "1e+07 1e6"),
+    (SYNTHETIC, "prompt_mean: 0", 5, "workload.synthetic.prompt_mean", "0 131072"),
+    (SYNTHETIC, "output_sd: 1e9", 5, "workload.synthetic.output_sd", "1e+09 1000"),
+    (SYNTHETIC, "lengths_of: requests.csv, output_mean: 9", 5, "workload.synthetic.output_mean", "9 drawn"),
+    (SYNTHETIC, "lengths_of: fleet.yaml", 5, "workload.synthetic.lengths_of", "fleet.yaml"),
+    (f"rate: 4/s, {SYNTHETIC}}}", "arrivals: at-once}\n  rate: 4/s", 6, "workload.rate", "once"),
+    (SYNTHETIC + "}", SYNTHETIC + "}\n  window: '1e9:'", 6, "workload.window", "1e+09"),
+    ("slos: {ttft_p95: 1s}", "objective: goodput\nslos: {itl_p50: 1s}", 6, "objective", "goodput SLOs"),
+    ("{ttft_p95: 1s}", "{ttft_p95: 1s, ttft_p95.0: 2s}", 6, "slos.ttft_p95.0", "ttft_p95.0<=2s ttft_p95<=1s keep"),
+    ("", "engine: {token_budgets: [2k, 0]}", 8, "engine.token_budgets", "budget=0 whole 1"),
+    ("", "engine: {max_seqs: [9000]}", 8, "engine.max_seqs", "2048 9000"),
+    ("", "engine: {token_budgets: [8]}", 8, "engine.token_budgets", "8 256"),
+    ("", "engine: {clocks: [0, 9GHz]}", 8, "engine.clocks", "9000 l40s 2520"),
+    ("", "engine: {profile: requests.csv}", 8, "engine.profile", "requests.csv .yaml"),
+    ("", "constraints: {fix: {clock: 99}}", 8, "constraints.fix.clock", "99 2520"),
+    ("", "constraints: {fix: {seqs: 9999}}", 8, "constraints.fix.seqs", "2048 9999"),
+    ("", "constraints: {fix: {tp: 1, attn_tp: 2}}", 8, "constraints.fix", "tp two 1 2"),
+    ("", "constraints: {fix: {layers: 3/4}}", 8, "constraints.fix.layers", "3/4 7 12"),
+    ("", "constraints: {forbid: {queue: fcfs}}", 8, "constraints.forbid.queue", "queue=fcfs searched"),
+    ("", "constraints: {deployable_on: [vLLM], deployable: false}", 8, "constraints.deployable_on", "vLLM false keep"),
+    ("", "formats: {kv: [int4]}", 8, "formats.kv", "'int4' 'int8'"),
+    ("", "formats: {weights: [mxfp4]}", 8, "formats.weights", "mxfp4 opt-125m experts"),
+    ("", "formats: {activations: [fp4]}", 8, "formats.activations", "bf16 fp4 l40s"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "key", "named"), LATER, ids=[new[-40:] for _, new, *_ in LATER]
+)
+def test_a_mistake_that_shows_when_all_is_read_names_its_place_too(old, new, line, key, named):
+    assert old in SMALL
+    result = run("optimize", write(SMALL.replace(old, new) if old else f"{SMALL}{new}\n"))
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    (message,) = result.stderr.splitlines()
+    assert message.startswith(f"Error: question.yaml:{line}: {key}: "), message
+    assert all(word in message for word in named.split()), message
 
 
 @pytest.mark.parametrize(
@@ -494,6 +549,8 @@ def test_a_mistake_is_one_line_that_names_its_place(text, line, named):
         (["fleet.0=3"], "--set fleet.0 unknown"),
         (["constraints.fix.7=3"], "--set constraints.fix.7 axis '7'"),
         (["search.seeds.a=1"], "--set search.seeds 'seed'"),
+        (["engine.token_budgets=[0]"], "--set engine.token_budgets budget=0 whole"),
+        (["constraints.max_power=1kW", "slos.power_mean=1kW"], "--set slos.power_mean max_power"),
     ],
 )
 def test_a_mistake_of_an_override_is_one_line(sets, named):
@@ -508,17 +565,16 @@ def test_a_mistake_of_an_override_is_one_line(sets, named):
     [
         ("fleet: {device: l40s, gpus: 1}", "which model --model"),
         ("model: opt-125m", "which devices --device"),
-        ("model: opt-125m\nfleet: {device: l40s}", "how many --gpus"),
         ("model: opt-125m\nfleet: {device: l40s, gpus: 1}", "which requests --trace"),
-        (SMALL.replace("slos: {ttft_p95: 1s}", "objective: goodput"), "goodput --slo"),
-        (SMALL + "constraints: {deployable: false, deployable_on: [vLLM]}\n", "deployable-on contradict"),
     ],
 )
-def test_what_is_missing_or_contradicts_is_one_line_that_names_the_file(text, named):
+def test_what_is_missing_is_one_line_that_names_the_file(text, named):
     result = run("optimize", write(text))
     assert result.exit_code == 2
     (message,) = result.stderr.splitlines()
     assert message.startswith("Error: question.yaml: ") and all(word in message for word in named.split())
+    flagged = run("optimize", "question.yaml", "--top", "3")
+    assert flagged.stderr.startswith("Error: question.yaml and flags: ")
     with pytest.raises(InputError, match=r"^question\.yaml: "):
         load_question("question.yaml")
 

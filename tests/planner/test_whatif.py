@@ -114,7 +114,7 @@ def test_scenarios_without_a_plan_say_why_and_the_others_are_answered():
 def test_a_combination_that_contradicts_itself_is_named_before_anything_is_solved():
     for texts, named in (
         (["objective=latency,goodput"], "objective=goodput: Objective 'goodput'"),
-        (["gpus=1,2", "budget=2048,8"], "gpus=1 budget=8: token budget 8"),
+        (["gpus=1,2", "budget=2048,8"], "--vary gpus=1 --vary budget=8: token budget 8"),
     ):
         with pytest.raises(InputError, match=named):
             vary(*texts, progress=lambda done, of, words: pytest.fail(words))

@@ -99,7 +99,7 @@ pools:
         ("pools:\n  - device: h100\npool: 1", r":3: unknown key 'pool', did you mean 'pools'"),
         ("pools:\n  - h100", r":2: 'h100' is no pool"),
         ("pools:\n  - name: a", r":2: 'device' is missing"),
-        ("pools:\n  - device: h100\n    node: 2", r":3: unknown key 'node', did you mean 'nodes'"),
+        ("pools:\n  - device: h100\n    node: 2", r":3: node: unknown key, did you mean 'nodes'"),
         ("pools:\n  - device: h900", r":2: device: Unknown device 'h900', did you mean"),
         ("pools:\n  - device: h100\n    nodes: 2.5", r":3: nodes: 2.5 is not a whole number above 0"),
         ("pools:\n  - device: h100\n    nodes: true", r":3: nodes: True is not a whole number"),
@@ -111,13 +111,16 @@ pools:
         ("pools:\n  - device: h100\n    power_cap_w: .inf", r":3: power_cap_w: inf is not"),
         (
             "pools:\n  - device: h100\n    power_cap_w: 900",
-            r":3: power_cap_w: 900 must be above 75 and at most 700",
+            r":3: power_cap_w: power cap 900 W must be above 75 W and at most 700 W",
         ),
-        ("pools:\n  - device: h100\n    free: [9]", r":3: free: \[9\] is not 1 numbers from 0 to 8"),
+        ("pools:\n  - device: h100\n    free: [9]", r":3: free: \[9\] is not 1 number from 0 to 8"),
         ("pools:\n  - device: h100\n    free: [-1]", r":3: free: \[-1\] is not a list of free devices"),
         ("pools:\n  - device: h100\n    nodes: 2\n    free: [8]", r":4: free: \[8\] is not 2 numbers"),
         ("pools:\n  - device: h100\n    device: a100", r":3: key 'device' is there twice"),
-        ("pools:\n  - device: h100\n  - device: h100", "a name of its own"),
+        (
+            "pools:\n  - device: h100\n  - device: h100",
+            r":3: name: 'h100-sxm-80gb' is another pool, expected a name",
+        ),
         ("pools: !!python/object/apply:os.system ['true']", "not YAML"),
     ],
 )
@@ -138,5 +141,5 @@ def test_fleets_beyond_what_can_be_enumerated_are_refused(tmp_path):
     with pytest.raises(InputError, match="100000000 devices: expected at most 10000"):
         homogeneous("h100", gpus=10**8)
     (tmp_path / "fleet.yaml").write_text("pools:\n  - device: h100\n    nodes: 5000\n")
-    with pytest.raises(InputError, match=r"fleet.yaml:2: 40000 devices, expected at most 10000"):
+    with pytest.raises(InputError, match=r"fleet.yaml:3: nodes: 40000 devices, expected at most 10000"):
         load_fleet(tmp_path / "fleet.yaml")

@@ -82,7 +82,8 @@ def test_a_seed_fixes_the_trace_and_another_changes_it():
     "wrong",
     [{"requests": 0}, {"rate": 0}, {"rate": float("nan")}, {"rate": float("inf")}, {"cv": 2.0},
      {"arrivals": "gamma", "cv": 0}, {"prompt_mean": 0.5}, {"output_sd": -1}, {"output_sd": float("nan")},
-     {"prompt_mean": 1e9}],
+     {"prompt_mean": 1e9}, {"arrivals": "at-once", "rate": 1.0},
+     {"lengths_of": synthesize(requests=2), "output_mean": 9.0}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(InputError, match="must be"):

@@ -1,0 +1,240 @@
+"""Contradictions: keys that say one thing, of which one is to be given.
+
+A later layer counts over an earlier one (``planner.question_file``), and what it contradicts there gives way. Within
+the file, or among the words of a command, a contradiction is a mistake, and one line names both sides.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from planner.axes import parse_pairs, spellings
+from planner.document import SET, Document, Keys, dotted
+from planner.file_keys import KEYS
+from planner.slo import parse_slo
+from profiles.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rivals:
+    """Sides of which one is given. ``exclusive``: both in one layer contradict each other whatever they say."""
+
+    sides: tuple[tuple[Keys, ...], ...]
+    exclusive: bool = True
+
+
+PLAN: Keys = ("plan",)
+"""What ``--plan`` says; no file does."""
+
+_SEARCH = ("max_simulations", "time_limit", "workers", "exhaustive", "cache", "use_cache")
+_FIXED = {
+    "policy": ("engine", "policies"),
+    "budget": ("engine", "token_budgets"),
+    "seqs": ("engine", "max_seqs"),
+    "clock": ("engine", "clocks"),
+    "block": ("engine", "block_size"),
+    "queue": ("engine", "queue"),
+    "preemption": ("engine", "preemption"),
+    "routing": ("engine", "routing"),
+    "allreduce": ("engine", "custom_all_reduce"),
+    "weights": ("formats", "weights"),
+    "activations": ("formats", "activations"),
+    "kv": ("formats", "kv"),
+}
+"""Axes of ``constraints.fix`` that have a key of their own."""
+
+RIVALS = (
+    Rivals(sides=((("fleet", "gpus"),), (("fleet", "nodes"),))),
+    Rivals(
+        sides=(
+            (("fleet", "device"), ("fleet", "gpus"), ("fleet", "nodes"), ("fleet", "gpus_per_node")),
+            (("fleet", "file"),),
+            (("fleet", "pools"),),
+        )
+    ),
+    Rivals(sides=((("workload", "trace"),), (("workload", "synthetic"),))),
+    Rivals(sides=((("engine", "name"),), (("engine", "profile"),))),
+    Rivals(sides=((("slos", "power_mean"),), (("constraints", "max_power"),))),
+    *(Rivals(sides=((("constraints", "fix", axis),), (key,))) for axis, key in _FIXED.items()),
+    Rivals(sides=((("constraints", "deployable"),), (("constraints", "deployable_on"),)), exclusive=False),
+    Rivals(sides=((("search", "cache"),), (("search", "use_cache"),)), exclusive=False),
+    Rivals(  # a plan that --plan names is not searched
+        sides=(
+            (PLAN,),
+            (
+                ("constraints", "fix"),
+                ("constraints", "forbid"),
+                ("formats",),
+                ("constraints", "deployable_on"),
+            ),
+        )
+    ),
+)
+
+UNSEARCHED = Rivals(sides=((PLAN,), tuple(("search", name) for name in _SEARCH)))
+"""Where a plan that is named is simulated once, limits of a search mean nothing."""
+
+_VARIED = {
+    **{name: (name,) for name in ("model", "objective")},
+    **{name: ("fleet", name) for name in ("device", "gpus", "nodes")},
+    **{name: ("constraints", name) for name in ("max_gpus", "max_cost_per_hour")},
+    "rate": ("workload", "rate"),
+    "engine": ("engine", "name"),
+}
+"""Keys that axes of ``--vary`` vary, where they are not those of ``constraints.fix``."""
+
+_SEVERAL = ("policies", "token_budgets", "max_seqs", "clocks")
+
+
+def check_file(document: Document) -> None:
+    """Raise InputError for keys of a document that contradict each other."""
+    for rivals in RIVALS:
+        given = [next((key for key in side if document.get(key) is not None), None) for side in rivals.sides]
+        named = [key for key in given if key is not None]
+        if rivals.exclusive and len(named) > 1:
+            raise InputError(f"{document.at(named[1])}: {dotted(named[0])} is given too, keep one of them")
+
+
+def check_words(
+    document: Document, flags: Mapping[str, str], options: Mapping[str, Any], more: Sequence[Rivals] = ()
+) -> None:
+    """Raise InputError where two words of a command, of flags and ``--set``, say one thing or contradict each other.
+
+    Parameters
+    ----------
+    flags
+        Options that are given as flags, with their words.
+    options
+        Values of the options.
+    more
+        Besides ``RIVALS``, of the command at hand.
+    """
+    said = [word for option in sorted(flags, key=lambda option: option != "plan")
+            for word in _flagged(flags[option], option, options.get(option))]  # fmt: skip
+    wide = [_Word(flag=flag, keys=KEYS[option].key) for option, flag in flags.items() if option in KEYS]
+    sets = [
+        _Word(flag=document.at(keys), keys=_plain(keys))
+        for keys in document.leaves()
+        if document.place(keys) == SET
+    ]
+    for word in sets:  # a flag takes the place of all that its key holds
+        _refuse(word, [*wide, *said], more)
+    for text in () if "plan" in options else options.get("vary") or ():  # of one plan factors are varied
+        name, _, values = text.partition("=")
+        if name.strip() != "rate" or not values.strip().startswith("x"):
+            _refuse(_Word(flag=f"--vary {name.strip()}", keys=_varied(name.strip())), [*said, *sets], more)
+    for i, word in enumerate(said):
+        _refuse(word, said[:i], more)
+    for option in _SEVERAL:
+        if "plan" in flags and option in flags and len(set(options.get(option) or ())) > 1:
+            raise InputError(f"{flags[option]}: --plan names one plan, give one value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Word:
+    """A key that a flag, or part of its value, says."""
+
+    flag: str
+    keys: Keys
+    part: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.flag} {self.part}".rstrip()
+
+
+def _flagged(flag: str, option: str, value: Any) -> Iterator[_Word]:
+    for keys in keys_said(option, value):
+        whole = keys == PLAN or (option in KEYS and keys == KEYS[option].key)
+        yield _Word(flag=flag, keys=keys, part="" if whole else str(keys[-1]))
+
+
+def _refuse(word: _Word, others: Sequence[_Word], more: Sequence[Rivals]) -> None:
+    against = [
+        other.text
+        for other in others
+        if other.flag != word.flag
+        and (_same(word.keys, other.keys) or _contradict(word.keys, other.keys, more))
+    ]
+    if against:
+        given = " and ".join(dict.fromkeys(against)) + (" are" if len(set(against)) > 1 else " is")
+        raise InputError(f"{word.text}: {given} given too, keep one of them")
+
+
+def _plain(keys: Keys) -> Keys:
+    """The key with an axis in the one of its words that is used here."""
+    axis = keys[:2] == ("constraints", "fix") and len(keys) > 2
+    return (*keys[:2], spellings(str(keys[2]))[0], *keys[3:]) if axis else keys
+
+
+def _same(one: Keys, other: Keys) -> bool:
+    return all(a == b for a, b in zip(one, other, strict=False))
+
+
+def _contradict(one: Keys, other: Keys, more: Sequence[Rivals]) -> bool:
+    for rivals in (*RIVALS, *more):
+        ours, theirs = (_sides(rivals, keys) for keys in (one, other))
+        if rivals.exclusive and ours and theirs and not ours & theirs:
+            return True
+    return False
+
+
+def _sides(rivals: Rivals, keys: Keys) -> set[int]:
+    """Sides that have the key, or one that it is within."""
+    return {i for i, side in enumerate(rivals.sides) if any(keys[: len(key)] == key for key in side)}
+
+
+def keys_said(option: str, value: Any) -> Iterator[Keys]:
+    """Keys of which the value of an option is.
+
+    Examples
+    --------
+    >>> list(keys_said("fix", "attn_tp=2,kv=fp8"))
+    [('constraints', 'fix', 'tp'), ('constraints', 'fix', 'kv')]
+    >>> list(keys_said("slos", ("tpot_p95.0<=1s",)))
+    [('slos', 'tpot_p95')]
+    """
+    try:
+        if option == "plan":
+            yield PLAN
+            axes = parse_pairs(value) if value else ()
+            yield from (("constraints", "fix", axis) for axis, _ in axes if axis in _FIXED)
+        elif option in ("fix", "forbid"):
+            axes = parse_pairs(value) if value else ()
+            yield from ((*KEYS[option].key, spellings(axis)[0]) for axis, _ in axes)
+        elif option == "slos":
+            yield from (("slos", parse_slo(text).name) for text in value or ())
+        elif option == "formats":
+            yield from (
+                ("formats", part.partition("=")[0].strip()) for part in (value or "").split(",") if part
+            )
+        elif option in KEYS:
+            yield KEYS[option].key
+    except InputError:  # said where the option is read
+        return
+
+
+def _varied(name: str) -> Keys:
+    """The key that an axis of ``--vary`` varies."""
+    if name.startswith("slo."):
+        metric = name.removeprefix("slo.")
+        return next(
+            keys_said("slos", (f"{metric}<=1{'W' if metric == 'power_mean' else 's'}",)), ("slos", metric)
+        )
+    return _VARIED.get(name, ("constraints", "fix", spellings(name)[0]))
+
+
+def give_way(
+    document: Document, given: Keys, *, only_of_file: bool = False, more: Sequence[Rivals] = ()
+) -> None:
+    """Drop the keys that contradict one that is given now; of ``--set`` the earlier ones stay, and clash."""
+    for rivals in (*RIVALS, *more):
+        mine = [
+            side for side in rivals.sides if any(given[: len(key)] == key or key == given for key in side)
+        ]
+        if not mine:
+            continue
+        for side in rivals.sides:
+            for key in side:
+                if key not in mine[0] and not (only_of_file and document.places.get(key) == SET):
+                    document.drop(key)
