@@ -12,6 +12,7 @@ from cli import main
 from planner.bound_curve import Vary, parse_vary
 from planner.bound_text import sparkline
 from profiles.errors import InputError
+from tests.planner.test_html import opens_quietly
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "planner" / "bound.schema.json").read_text())
 WORDS = ["--model", "opt-125m", "--device", "l40s", "--gpus", "1", "--no-silicon", "--trace", "t.csv"]
@@ -95,6 +96,11 @@ def test_a_page_has_every_scheduler_and_every_point(ask):
         assert each["name"] in page
     ids = {part.get("id") for part in ElementTree.fromstring(_closed(page)).iter() if part.get("id")}
     assert {"bound", "schedulers", "curve-kv", "gaps"} <= ids
+
+
+def test_a_browser_opens_the_page_without_a_complaint(ask):
+    ask("bound", *WORDS, "--plan", "tp=1", "--vary", "kv=x1", "--html", "page.html")
+    opens_quietly(Path("page.html").read_text(), Path.cwd())
 
 
 def _closed(page):

@@ -339,20 +339,25 @@ def test_a_sensitivity_has_sections_of_its_own(sensitive):
     assert len(text.encode()) < 3e6
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium here")
-@pytest.mark.parametrize("which", ["whole", "sensitive"])
-def test_a_browser_opens_it_without_a_complaint(which, request, tmp_path):
-    text = request.getfixturevalue(which)[-1]
-    file = tmp_path / "report.html"
+def opens_quietly(text, folder):
+    """A browser, where there is one, opens the page without a complaint and finds every mark of every chart."""
+    if not CHROMIUM.exists():
+        pytest.skip("no Chromium here")
+    file = folder / "report.html"
     file.write_text(text, encoding="utf-8")
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         f"--user-data-dir={tmp_path / 'user'}", "--enable-logging=stderr", "--dump-dom", file.as_uri()],
+         f"--user-data-dir={folder / 'user'}", "--enable-logging=stderr", "--dump-dom", file.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
-    assert done.stdout.count('class="m"') == text.count('class="m"')
-    assert done.stdout.count("<svg") == text.count("<svg")
+    for mark in ('class="m"', "<svg"):
+        assert done.stdout.count(mark) == text.count(mark) > 0
+
+
+@pytest.mark.parametrize("which", ["whole", "sensitive"])
+def test_a_browser_opens_it_without_a_complaint(which, request, tmp_path):
+    opens_quietly(request.getfixturevalue(which)[-1], tmp_path)
 
 
 # ------------------------------------------------------------------------------------ command line

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
 
 import pytest
 from click.testing import CliRunner
@@ -16,7 +15,7 @@ from planner.whatif import sweep
 from planner.whatif_html import MOST, to_html
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
-from tests.planner.test_html import ASKED, CHROMIUM, HOSTILE, ROOT, Page
+from tests.planner.test_html import ASKED, HOSTILE, ROOT, Page, opens_quietly
 from traces.synth import synthesize
 
 pytest.importorskip("vl_convert", reason="the extra 'report' is not installed")
@@ -116,17 +115,8 @@ def test_the_page_is_alone_escaped_and_the_same_every_time(found, text, page):
     )
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium here")
 def test_a_browser_opens_it_without_a_complaint(text, tmp_path):
-    file = tmp_path / "page.html"
-    file.write_text(text, encoding="utf-8")
-    done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         f"--user-data-dir={tmp_path / 'user'}", "--enable-logging=stderr", "--dump-dom", file.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr
-    assert done.stdout.count('class="m"') == text.count('class="m"') > 0
+    opens_quietly(text, tmp_path)
 
 
 def test_the_command_writes_it_beside_the_same_text(tmp_path):
