@@ -159,6 +159,7 @@ def given(options: dict[str, Any]) -> dict[str, str]:
 def answer(command: Callable[..., "Reply"], options: dict[str, Any], *rivals: "Rivals") -> None:
     """Print what a command says to its options, with what a question file and ``--set`` say where no flag says
     otherwise; ``rivals``: what contradicts each other in this command alone."""
+    from planner.bar import bar
     from planner.question_file import placed_options
 
     choices = {p.name: p.type.choices for p in click.get_current_context().command.params
@@ -166,8 +167,9 @@ def answer(command: Callable[..., "Reply"], options: dict[str, Any], *rivals: "R
     flags = {name: flag for name, flag in given(options).items() if name != "sets"}
     file, sets = options["question_file"], options["sets"]
     asked, places = placed_options(file, sets, flags, over=options, choices=choices, rivals=rivals)
-    with places.named():
-        show(command(asked | {"places": places}, progress=progress))
+    with places.named(), bar(progress) as told:
+        reply = command(asked | {"places": places}, progress=told)
+    show(reply)
 
 
 def search_options(command: F) -> F:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from formulations.problem import Limits
 from planner import units
+from planner.bar import Counted
 from planner.bound_curve import Point, Vary, check_vary, point, point_of
 from planner.bound_rows import Scheduler, best_row, own_row, rows_of, swaps
 from planner.bounds import PlanBound
@@ -118,13 +119,15 @@ def bound_report(
     progress("bounding")
     bound = setting.bound(objective, swaps=swaps(served), priced=True)
     rows = rows_of(served, bound.value, setting.plan.engine)
-    gaps = []
-    for i in _explained(rows, plan.engine, goal) if explain else []:
-        progress(f"simulating what {rows[i].name} loses")
+    gaps: list[Gap] = []
+    explained = _explained(rows, plan.engine, goal) if explain else []
+    for i in explained:
+        progress(Counted(f"simulating what {rows[i].name} loses", len(gaps), len(explained)))
         gaps.append(gap_of(setting, rows[i], served[i][1], goal, bound))
-    curve = []
-    for axis, factor in ((each.axis, factor) for each in vary for factor in each.factors):
-        progress(f"simulating {axis} x{factor:g}")
+    curve: list[Point] = []
+    points = [(each.axis, factor) for each in vary for factor in each.factors]
+    for axis, factor in points:
+        progress(Counted(f"simulating {axis} x{factor:g}", len(curve), len(points)))
         known = factor == 1.0
         curve.append(
             point_of(setting, rows, bound, goal, axis, factor)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from planner.bar import Counted
 from planner.bounds import PlanBounds
 from planner.errors import NoFeasiblePlan
 from planner.pipeline import Answer, Candidate, Evaluator, answer_of, bound_name, candidates_of, fitted
@@ -292,7 +293,8 @@ def capacity(
                 if found > best:
                     best, winner = found, candidates[i]
             examined = n + 1
-            progress(f"{len(rates.trials)} simulated, at most {len(uppers) - n - 1} plans left")
+            words = f"{len(rates.trials)} simulated, at most {len(uppers) - examined} plans left"
+            progress(Counted(words, examined, len(uppers)))
     except _LimitReached:
         held = [(t.factor, key) for key, t in rates.trials.items() if t.holds]
         if held and (top := max(held, key=lambda pair: pair[0]))[0] > best:

@@ -123,18 +123,17 @@ def _done(started: float, store: "Store", progress: Progress) -> None:
 def whatif(options: Options, *, progress: Progress) -> Reply:
     """``zenith whatif``. Its status is 0 where a plan holds in some scenario."""
     from planner import vary, whatif_text
-    from planner.bar import bar
+    from planner.bar import Counted
 
     _check_html(options)
     started = time.monotonic()
     axes = vary.parse_axes(options["vary"])
     question = _question(vary.first_options(options, axes), progress)
     limits = _limits(options, progress)
-    with bar(len(vary.combinations(axes)), progress) as advance:
-        varied = {axis.name: axis.values for axis in axes}
-        found = planner.what_if(
-            question, varied, **limits, everything=options["exhaustive"], progress=advance
-        )
+    found = planner.what_if(
+        question, {axis.name: axis.values for axis in axes}, **limits, everything=options["exhaustive"],
+        progress=lambda done, of, words: progress(Counted(f"{done} of {of}: {words}", done, of)),
+    )  # fmt: skip
     _done(started, limits["store"], progress)
     if options["html"]:
         from planner.whatif_html import to_html

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from formulations.hulls import IntArray
+from planner.bar import Counted
 from planner.objective import Objective
 from planner.schedulers import (
     QUEUES,
@@ -37,8 +38,8 @@ def contest(
 def _kernel(setting: Setting, goal: Objective, progress: Callable[[str], None]) -> Served:
     """Every policy by arrival and by prompt length; with swapping too where it preempts."""
     served: Served = []
-    for name in POLICIES:
-        progress(f"simulating {name}")
+    for i, name in enumerate(POLICIES):
+        progress(Counted(f"simulating {name}", i, len(POLICIES)))
         for queue in QUEUES:
             served.append(_serve(setting, goal, policy(setting.plan.engine, name, queue)))
             if served[-1][1].preemptions.any():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from planner.bar import simulated
 from planner.errors import NoFeasiblePlan
 from planner.pipeline import (
     Answer,
@@ -123,7 +124,7 @@ def minimum(
 
     done, certificate = verify(
         plans, simulate, max_simulations=max_simulations, time_limit_s=time_limit_s, workers=workers,
-        progress=lambda n, left: progress(f"{n} simulated, at most {left} left"),
+        progress=lambda n, left: progress(simulated(n, left)),
     )  # fmt: skip
     least = certificate.best
     if least is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planner.bar import Counted, simulated
 from planner.binding import Binding, binding_of
 from planner.bounds import PlanBound, PlanBounds
 from planner.cache import folder_content
@@ -482,7 +483,7 @@ def optimize(
     for candidate in candidates:
         bounded.append(evaluator.bounded(candidate))
         if len(bounded) % 500 == 0:
-            progress(f"{len(bounded)} of {len(candidates)} bounded")
+            progress(Counted(f"{len(bounded)} of {len(candidates)} bounded", len(bounded), len(candidates)))
     progress("simulating by bound (the first run ever compiles the simulator: about 20 s)")
     verified, certificate = verify(
         bounded,
@@ -491,7 +492,7 @@ def optimize(
         time_limit_s=time_limit_s,
         everything=everything,
         workers=workers,
-        progress=lambda done, left: progress(f"{done} simulated, at most {left} left"),
+        progress=lambda done, left: progress(simulated(done, left)),
     )
     if not verified and certificate.excluded_by_slo < certificate.feasible:
         raise NoPlanInTime("the limit ran out before the first plan was simulated")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.bar import Counted
 from planner.errors import NoFeasiblePlan, NoPlanInTime
 from planner.pipeline import Answer, Evaluator, candidates_of, fitted, optimize
 from planner.question import Question
@@ -95,8 +96,9 @@ def sensitivity(
     }  # fmt: skip
     answer = optimize(question, progress=progress, **limits)
     worth = []
-    for step in steps(question, store):
-        progress(f"{step.name} {step.words}")
+    moved = list(steps(question, store))
+    for i, step in enumerate(moved):
+        progress(Counted(f"{step.name} {step.words}", i, len(moved)))
         worth.append(_worth(step, answer, limits))
     stable = None
     if draws and answer.results and answer.results[0].acceptable:

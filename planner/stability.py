@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from planner.bar import Counted
 from planner.binding import binding_of
 from planner.nearest import Nearest
 from planner.overthrow import HOST, Overthrow, overthrows
@@ -140,7 +141,8 @@ def stability(
         if len(layouts) > LAYOUTS and math.log(max(near.behind(i), 1.0)) > REACH * widest:
             break
         rival = candidates[i]
-        progress(f"{draws} draws of {rival.plan.label}, {near.behind(i) - 1:.1%} behind")
+        behind = f"{draws} draws of {rival.plan.label}, {near.behind(i) - 1:.1%} behind"
+        progress(Counted(behind, len(rivals), MOST))
         drawn = all_draws(rival)
         for row, result in zip(rows, drawn, strict=True):
             row.append(result)
