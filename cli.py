@@ -26,6 +26,8 @@ class Output(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = Path(str(super().convert(value, param, ctx)))
+        if os.path.isdir(path):  # an empty name is the folder at hand
+            self.fail(f"{str(path)!r} is a folder, expected a file to write.", param, ctx)
         if not os.path.isdir(path.parent):  # a name too long for a folder is none
             self.fail(f"{str(path)!r}: there is no folder {str(path.parent)!r}.", param, ctx)
         return path

@@ -96,7 +96,7 @@ def _store(options: Options, progress: Progress) -> "Store":
     folder = options["cache"]
     if options["no_cache"]:
         if folder:
-            raise InputError("--cache keeps results, --no-cache does not: give one of them")
+            raise InputError("--cache keeps results, --no-cache does not: give one of them", about=["cache"])
         return Store()
     return Store(cache=Cache(folder or usual_folder(), warn=progress))
 

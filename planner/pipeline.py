@@ -43,7 +43,7 @@ from planner.store import (
 from planner.verify import Bounded, Certificate, verify
 from profiles.compile import Compiler
 from profiles.engine import load_engine
-from profiles.errors import InputError
+from profiles.errors import InputError, about
 from profiles.fleet import Pool
 from profiles.memory import footprint
 from profiles.model import Model, MoE
@@ -367,18 +367,19 @@ def operations_of(pool: Pool, model: Model, *, tables: Path | None, silicon: boo
         else:
             words += " (install the extra 'silicon' for measured tables)"
     if tables is not None:
-        if (tables / "profile.json").exists():
-            from profiles.own_tables import OwnTables
+        with about("tables"):
+            if (tables / "profile.json").exists():
+                from profiles.own_tables import OwnTables
 
-            operations = OwnTables(tables, device=device, fallback=operations)
-        elif (tables / "attention.csv").exists():
-            from profiles.vllm_profile import VllmProfile
+                operations = OwnTables(tables, device=device, fallback=operations)
+            elif (tables / "attention.csv").exists():
+                from profiles.vllm_profile import VllmProfile
 
-            operations = VllmProfile(tables, model=model, fallback=operations)
-        else:
-            from profiles.apex_tables import ApexTables
+                operations = VllmProfile(tables, model=model, fallback=operations)
+            else:
+                from profiles.apex_tables import ApexTables
 
-            operations = ApexTables(tables, device=device, fallback=operations)
+                operations = ApexTables(tables, device=device, fallback=operations)
         words = f"tables of {tables.name}, then {words}"
     return operations, words
 
@@ -565,7 +566,8 @@ def fitted(question: Question) -> tuple[Question, list[str]]:
     if trace.arrival_s[-1] > LONGEST_S:
         raise InputError(
             f"{trace.name}: arrivals span {trace.arrival_s[-1] / 86_400:.4g} days, at most {LONGEST_S / 86_400:.0f} "
-            "are simulated; cut it with zenith trace scale --window"
+            "are simulated; cut it with zenith trace scale --window",
+            about=["trace_rate", "trace_file", "synthetic"],
         )
     if trace.arrival_s[0] > 0:  # idle devices before anyone asks are nobody's energy or cost
         trace = replace(trace, arrival_s=trace.arrival_s - trace.arrival_s[0])

@@ -195,7 +195,8 @@ class Question:
         try:
             self.settings()
         except ValueError as error:
-            raise InputError(str(error)) from None
+            fields = ("gpu_memory_utilization", "watermark", "block_size")
+            raise InputError(str(error), about=[name for name in fields if name in str(error)]) from None
         searched = ("policy", "budget", "seqs")
         about = [option for axis in ("seqs", "budget") for option in self._about(axis)]
         for values in product(*map(self.options, searched)):

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from planner.axes import AxisValue, spellings
+from planner.axes import MOST, AxisValue, spellings
 from planner.question import Question, activations_for
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ def limits_of(question: Question, pool: "Pool") -> dict[str, int]:
 
 
 def affordable(usd: float, price_usd: float) -> int:
-    """How many of a price can be had. Numbers count as they are written, not as binary fractions.
+    """How many of a price can be had, at most ``MOST``. Numbers count as they are written, not as binary fractions.
 
     Examples
     --------
     >>> affordable(0.3, 0.1), affordable(0.29, 0.1)
     (3, 2)
     """
-    return int(Fraction(repr(usd)) / Fraction(repr(price_usd)))
+    return min(MOST, int(Fraction(repr(usd)) / Fraction(repr(price_usd))))
 
 
 def raised(question: Question, name: str, pool: "Pool", devices: int) -> tuple[str, Question]:

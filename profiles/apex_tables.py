@@ -182,9 +182,13 @@ def _table(operation: str, rows: dict[str, Any], source: str) -> Table | None:
 def _files(directory: Path) -> dict[str, list[Path]]:
     """Files of each operation at the clock that counts."""
     clocks: dict[str, dict[float, list[Path]]] = {}
-    for path in sorted(directory.rglob("*.csv")):
+    try:
+        paths = sorted(directory.rglob("*.csv"))
+    except OSError as error:
+        raise InputError(f"{directory}: {error.strerror}") from error
+    for path in paths:
         match = re.fullmatch(r"([a-z_]+?)(?:_(\d+))?", path.stem)
         if match and match[1] in _COLUMNS:
             mhz = float(match[2] or 0) or np.inf  # unlocked is above every lock
             clocks.setdefault(match[1], {}).setdefault(mhz, []).append(path)
-    return {operation: paths[max(paths)] for operation, paths in clocks.items()}
+    return {operation: found[max(found)] for operation, found in clocks.items()}

@@ -181,15 +181,20 @@ def test_a_raised_limit_just_allows_its_devices(price, devices):
     assert more.max_usd_per_hour < price * devices + 0.01
 
 
+def test_a_limit_beyond_any_number_is_no_limit():
+    asked = dataclasses.replace(ASKED, max_usd_per_hour=1e300)
+    assert len(candidates_of(asked)) == len(candidates_of(ASKED))
+
+
 def test_mistakes_are_one_line():
     for changes, words in (
-        ({"max_gpus": 0}, "--max-gpus 0: expected a whole number"),
-        ({"max_gpus": 2.5}, "--max-gpus 2.5"),
-        ({"max_usd_per_hour": 0.0}, "--max-cost-per-hour 0: expected a price above 0"),
-        ({"max_usd_per_hour": math.inf}, "--max-cost-per-hour inf"),
+        ({"max_gpus": 0}, "max_gpus=0: expected a whole number"),
+        ({"max_gpus": 2.5}, "max_gpus=2.5"),
+        ({"max_usd_per_hour": 0.0}, "max_cost_per_hour=0: expected a price above 0"),
+        ({"max_usd_per_hour": math.inf}, "max_cost_per_hour=inf"),
     ):
         with pytest.raises(InputError, match=re.escape(words)):
             dataclasses.replace(ASKED, **changes)
     pool = dataclasses.replace(homogeneous("l40s", gpus=1).pools[0], price_usd_per_device_hour=None)
-    with pytest.raises(InputError, match="--max-cost-per-hour needs a price, l40s has none"):
+    with pytest.raises(InputError, match="A limit of cost needs a price, l40s has none"):
         dataclasses.replace(ASKED, fleet=Fleet(pools=(pool,)), max_usd_per_hour=3.0)

@@ -500,6 +500,7 @@ LATER = [
     (SYNTHETIC, "lengths_of: requests.csv, output_mean: 9", 5, "workload.synthetic.output_mean", "9 drawn"),
     (SYNTHETIC, "lengths_of: fleet.yaml", 5, "workload.synthetic.lengths_of", "fleet.yaml"),
     (f"rate: 4/s, {SYNTHETIC}}}", "arrivals: at-once}\n  rate: 4/s", 6, "workload.rate", "once"),
+    (SYNTHETIC + "}", SYNTHETIC + "}\n  rate: x1e-9", 6, "workload.rate", "days 100"),
     (SYNTHETIC + "}", SYNTHETIC + "}\n  window: '1e9:'", 6, "workload.window", "1e+09"),
     ("slos: {ttft_p95: 1s}", "objective: goodput\nslos: {itl_p50: 1s}", 6, "objective", "goodput SLOs"),
     ("{ttft_p95: 1s}", "{ttft_p95: 1s, ttft_p95.0: 2s}", 6, "slos.ttft_p95.0", "ttft_p95.0<=2s ttft_p95<=1s keep"),
@@ -508,6 +509,8 @@ LATER = [
     ("", "engine: {token_budgets: [8]}", 8, "engine.token_budgets", "8 256"),
     ("", "engine: {clocks: [0, 9GHz]}", 8, "engine.clocks", "9000 l40s 2520"),
     ("", "engine: {profile: requests.csv}", 8, "engine.profile", "requests.csv .yaml"),
+    ("costs: {silicon: false}", "costs: {silicon: false, tables: my-gpu}", 7, "costs.tables", "gemm.csv"),
+    ("costs: {silicon: false}", "search: {cache: x, use_cache: false}", 7, "search.cache", "--no-cache"),
     ("", "constraints: {fix: {clock: 99}}", 8, "constraints.fix.clock", "99 2520"),
     ("", "constraints: {fix: {seqs: 9999}}", 8, "constraints.fix.seqs", "2048 9999"),
     ("", "constraints: {fix: {tp: 1, attn_tp: 2}}", 8, "constraints.fix", "tp two 1 2"),
@@ -527,7 +530,7 @@ def test_a_mistake_that_shows_when_all_is_read_names_its_place_too(old, new, lin
     assert old in SMALL
     result = run("optimize", write(SMALL.replace(old, new) if old else f"{SMALL}{new}\n"))
     assert result.exit_code == 2 and result.stdout == "", result.output
-    (message,) = result.stderr.splitlines()
+    *_, message = result.stderr.splitlines()
     assert message.startswith(f"Error: question.yaml:{line}: {key}: "), message
     assert all(word in message for word in named.split()), message
 
