@@ -42,7 +42,7 @@ def check_folder(directory: Path) -> None:
     made, is none or is not ours to write in."""
     there = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
-        raise InputError(f"--output {directory}: {there} is no folder")
+        raise InputError(f"--output {directory}: {'it' if there == directory else there} is no folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"--output {directory}: {there} is a folder that cannot be written to")
 

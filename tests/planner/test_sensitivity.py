@@ -94,7 +94,7 @@ def test_more_of_anything_never_hurts_where_both_are_proven(found):
 
 
 def test_gains_of_maximized_objectives_are_above_zero():
-    found = sensitivity(question(objective="throughput", trace=synthesize(requests=25, rate=0.0001, arrivals="at-once",
+    found = sensitivity(question(objective="throughput", trace=synthesize(requests=25, arrivals="at-once",
                         prompt_mean=300, output_mean=60)), draws=0, silicon=False)  # fmt: skip
     gains = {worth.step.name: worth.gain for worth in found.worth}
     assert gains["HBM bandwidth"] > 0.02 and found.worth[2].change > 0
