@@ -3,7 +3,7 @@
 import os.path
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -156,6 +156,13 @@ def given(options: dict[str, Any]) -> dict[str, str]:
             words = param.secondary_opts if options[str(param.name)] is False else param.opts
             found[str(param.name)] = max(words, key=len)
     return found
+
+
+def flags_named(options: dict[str, Any]) -> AbstractContextManager[None]:
+    """Puts the flag in front of a mistake in what it says."""
+    from planner.places import Places
+
+    return Places(flags=given(options)).named()
 
 
 def answer(command: Callable[..., "Reply"], options: dict[str, Any], *rivals: "Rivals") -> None:
@@ -493,7 +500,8 @@ def validate(runs: tuple[Path, ...], **options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.validate(runs, options, progress=progress))
+    with flags_named(options):
+        show(commands.validate(runs, options, progress=progress))
 
 
 @main.command(epilog=example("zenith calibrate traces/samples/campaign --device l40s -o profile.yaml"))
@@ -509,7 +517,8 @@ def calibrate(runs: tuple[Path, ...], **options: Any) -> None:
     """
     from planner import commands
 
-    show(commands.calibrate(runs, options, progress=progress))
+    with flags_named(options):
+        show(commands.calibrate(runs, options, progress=progress))
 
 
 @main.command(epilog=example("zenith profile -o my-gpu --dry-run"))
@@ -632,9 +641,8 @@ def convert(file: Path, output: Path, skip_bad_rows: bool) -> None:
 def synth(output: Path, **options: Any) -> None:
     """Make a trace: Poisson or bursty arrivals, log-normal, fixed or borrowed lengths."""
     from planner import commands
-    from planner.places import Places
 
-    with Places(flags=given(options)).named():
+    with flags_named(options):
         commands.synthesize_trace(output, options, progress=progress)
 
 

@@ -14,7 +14,7 @@ from planner import units
 from planner.asking import engine_name, read_file
 from planner.errors import NoFeasiblePlan
 from planner.question import Question, parse_axes
-from profiles.errors import InputError
+from profiles.errors import InputError, about
 
 if TYPE_CHECKING:
     from planner.measured import Run
@@ -414,10 +414,12 @@ def _runs(paths: tuple[Path, ...], options: Options) -> list["Run"]:
     from profiles.engine import load_engine
 
     engine = engine_name(options)
+    with about("plan"):
+        axes = parse_axes(options["plan"]) if options["plan"] else {}
     told = Told(
         device=options["device"],
         model=options["model"],
-        axes=parse_axes(options["plan"]) if options["plan"] else {},
+        axes=axes,
         engine=options["engine"],
         trace=options["trace"],
         gpu_memory_utilization=options["gpu_memory_utilization"],
