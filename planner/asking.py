@@ -154,7 +154,8 @@ def _fleet(options: Options) -> "Fleet":
         return Fleet(pools=pools)
     if options.get("fleet_file"):
         try:
-            return load_fleet(options["fleet_file"])
+            with about("fleet_file"):
+                return load_fleet(options["fleet_file"])
         except RecursionError:
             raise InputError(
                 f"{options['fleet_file']}: nested too deeply, expected a list of pools", about=["fleet_file"]

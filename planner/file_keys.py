@@ -45,7 +45,13 @@ def _amount(option: str, kind: units.Kind) -> Read:
 
 
 def _amounts(option: str, kind: units.Kind) -> Read:
-    return _said(option, lambda values: tuple(units.read_whole(str(value), kind) for value in values))
+    one = _said(option, lambda value: units.read_whole(str(value), kind))
+
+    def read(document: Document, keys: Keys, values: Any, folder: Path) -> dict[str, Any]:
+        found = (one(document, (*keys, i), value, folder) for i, value in enumerate(values))
+        return {option: tuple(each[option] for each in found)}
+
+    return read
 
 
 def _share(option: str, *, whole: bool) -> Read:
@@ -128,11 +134,10 @@ def _slos(document: Document, keys: Keys, value: Mapping[str, str], folder: Path
 
 def _formats(document: Document, keys: Keys, value: Mapping[str, list[str]], folder: Path) -> dict[str, Any]:
     parts = []
+    one = _said("format", read_format)
     for name, formats in value.items():
-        try:
-            parts.append(f"{name}={'|'.join(map(read_format, formats))}")
-        except InputError as error:
-            raise InputError(f"{document.at((*keys, name))}: {error}") from error
+        found = (one(document, (*keys, name, i), word, folder) for i, word in enumerate(formats))
+        parts.append(f"{name}={'|'.join(each['format'] for each in found)}")
     return {"formats": ",".join(parts)}
 
 

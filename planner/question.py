@@ -198,15 +198,20 @@ class Question:
             fields = ("gpu_memory_utilization", "watermark", "block_size")
             raise InputError(str(error), about=[name for name in fields if name in str(error)]) from None
         searched = ("policy", "budget", "seqs")
-        about = [option for axis in ("seqs", "budget") for option in self._about(axis)]
         for values in product(*map(self.options, searched)):
-            check_engine(engine_of(dict(zip(searched, values, strict=True)), self.settings()), about)
-        for pool in self.fleet.pools:
-            check_clocks(pool, [int(str(clock)) for clock in self.options("clock")], self._about("clock"))
+            chosen = dict(zip(searched, values, strict=True))
+            about = [*self._about("seqs", chosen["seqs"]), *self._about("budget", chosen["budget"])]
+            check_engine(engine_of(chosen, self.settings()), about)
+        for pool, clock in product(self.fleet.pools, self.options("clock")):
+            check_clocks(pool, [int(str(clock))], self._about("clock", clock))
 
-    def _about(self, axis: str) -> list[str]:
-        """The option that says what an axis has."""
-        return [f"fix/{axis}"] if axis in self.fix else [OPTION_OF.get(axis, axis)]
+    def _about(self, axis: str, value: AxisValue = "") -> list[str]:
+        """The option that says what an axis has, and which of its values this is."""
+        if axis in self.fix:
+            return [f"fix/{axis}"]
+        option = OPTION_OF.get(axis, axis)
+        listed = getattr(self, option, ())
+        return [f"{option}/{listed.index(value)}" if value in listed else option]
 
     def _check_limits(self) -> None:
         names = [slo.name for slo in self.slos]
@@ -294,16 +299,17 @@ class Question:
             if policy not in POLICIES:
                 raise InputError(
                     f"Unknown policy {policy!r}, {nearest(str(policy), POLICIES)}",
-                    about=self._about("policy"),
+                    about=self._about("policy", policy),
                 )
         for axis, least in (("budget", 1), ("seqs", 1), ("clock", 0)):
-            values, about = self.options(axis), self._about(axis)
+            values = self.options(axis)
             if not values:
-                raise InputError(f"{axis}: expected at least one value.", about=about)
+                raise InputError(f"{axis}: expected at least one value.", about=self._about(axis))
             for value in values:
                 if not isinstance(value, int) or not least <= value <= MOST:
                     raise InputError(
-                        f"{axis}={value}: expected a whole number from {least} to {MOST}.", about=about
+                        f"{axis}={value}: expected a whole number from {least} to {MOST}.",
+                        about=self._about(axis, value),
                     )
         if self.seed < 0:
             raise InputError(f"seed={self.seed}: expected at least 0.", about=["seed"])

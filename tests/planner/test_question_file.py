@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cli import main
 from planner import units
 from planner.asking import question_of
-from planner.axes import FORMAT_AXES
+from planner.axes import AXES, FORMAT_AXES
 from planner.clashes import PLAN, RIVALS, UNSEARCHED
 from planner.deployable import ENGINES
 from planner.document import dotted, read_document
@@ -504,10 +504,10 @@ LATER = [
     (SYNTHETIC + "}", SYNTHETIC + "}\n  window: '1e9:'", 6, "workload.window", "1e+09"),
     ("slos: {ttft_p95: 1s}", "objective: goodput\nslos: {itl_p50: 1s}", 6, "objective", "goodput SLOs"),
     ("{ttft_p95: 1s}", "{ttft_p95: 1s, ttft_p95.0: 2s}", 6, "slos.ttft_p95.0", "ttft_p95.0<=2s ttft_p95<=1s keep"),
-    ("", "engine: {token_budgets: [2k, 0]}", 8, "engine.token_budgets", "budget=0 whole 1"),
-    ("", "engine: {max_seqs: [9000]}", 8, "engine.max_seqs", "2048 9000"),
-    ("", "engine: {token_budgets: [8]}", 8, "engine.token_budgets", "8 256"),
-    ("", "engine: {clocks: [0, 9GHz]}", 8, "engine.clocks", "9000 l40s 2520"),
+    ("", "engine: {token_budgets: [2k, 0]}", 8, "engine.token_budgets.1", "budget=0 whole 1"),
+    ("", "engine: {max_seqs: [9000]}", 8, "engine.max_seqs.0", "2048 9000"),
+    ("", "engine: {token_budgets: [8]}", 8, "engine.token_budgets.0", "8 256"),
+    ("", "engine: {clocks: [0, 9GHz]}", 8, "engine.clocks.1", "9000 l40s 2520"),
     ("", "engine: {profile: requests.csv}", 8, "engine.profile", "requests.csv .yaml"),
     ("costs: {silicon: false}", "costs: {silicon: false, tables: my-gpu}", 7, "costs.tables", "gemm.csv"),
     ("costs: {silicon: false}", "search: {cache: x, use_cache: false}", 7, "search.cache", "--no-cache"),
@@ -633,6 +633,36 @@ def test_a_value_of_the_wrong_form_is_named_with_its_line_wherever_it_is(keys):
     number = int(str(caught.value).split(":")[1])
     assert number in (place, place + 1), str(caught.value)
     assert dotted(keys).split(".")[0] in str(caught.value) and "\n" not in str(caught.value)
+
+
+ODD = [0, 1e11, 3.7, "", "x", "1e400", "1e300W", [], [0], {"a": 1}, True]
+LIKELY = dict.fromkeys(keys[: -1 if isinstance(keys[-1], int) else None] for keys in LEAVES)
+LIKELY |= dict.fromkeys(("constraints", name, axis) for name in ("fix", "forbid") for axis in AXES)
+
+
+@pytest.mark.parametrize("keys", LIKELY, ids=dotted)
+def test_an_odd_value_is_a_question_or_a_line_that_names_its_place(keys):
+    """Whatever finds it: the form of the file, the reader of the key, or the question as a whole."""
+    for odd in ODD:
+        data = {"model": "opt-125m", "fleet": {}, "workload": {}, "costs": {"silicon": False}}
+        if keys[:2] != ("fleet", "file") and keys[:2] != ("fleet", "pools"):
+            data["fleet"] = {"device": "l40s"} | ({} if keys == ("fleet", "nodes") else {"gpus": 2})
+        if keys[:2] == ("fleet", "pools"):
+            data["fleet"] = {"pools": [{"device": "l40s"}]}
+        if keys[:2] != ("workload", "trace"):
+            data["workload"] = {"synthetic": {"requests": 3}}
+        inner = data
+        for key in keys[:-1]:
+            inner = inner[key] if isinstance(key, int) else inner.setdefault(key, {})
+        inner[keys[-1]] = odd
+        lines = yaml.safe_dump(data, sort_keys=False).splitlines()
+        try:
+            load_question(write("\n".join(lines)))
+        except InputError as error:
+            name, number, rest = str(error).split(":", 2)
+            assert name == "question.yaml" and "\n" not in rest, error
+            assert rest.strip().startswith(dotted(keys)), error
+            assert str(keys[-1]) in lines[int(number) - 1] or "  - " in lines[int(number) - 1], error
 
 
 PIECES = TEMPLATE.read_text().split()
