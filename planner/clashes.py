@@ -83,7 +83,8 @@ _VARIED = {
 }
 """Keys that axes of ``--vary`` vary, where they are not those of ``constraints.fix``."""
 
-_SEVERAL = ("policies", "token_budgets", "max_seqs", "clocks")
+SEARCHED = ("policies", "token_budgets", "max_seqs", "clocks")
+"""Options with values to search. A plan that is named has the first, where it does not say another."""
 
 
 def check_file(document: Document) -> None:
@@ -119,13 +120,11 @@ def check_words(
     ]
     for word in sets:  # a flag takes the place of all that its key holds
         _refuse(word, [*wide, *said], more)
-    for text in () if "plan" in options else options.get("vary") or ():  # of one plan factors are varied
-        name, _, values = text.partition("=")
-        if name.strip() != "rate" or not values.strip().startswith("x"):
-            _refuse(_Word(flag=f"--vary {name.strip()}", keys=_varied(name.strip())), [*said, *sets], more)
+    for name, keys in keys_varied(options):
+        _refuse(_Word(flag=f"--vary {name}", keys=keys), [*said, *sets], more)
     for i, word in enumerate(said):
         _refuse(word, said[:i], more)
-    for option in _SEVERAL:
+    for option in SEARCHED:
         if "plan" in flags and option in flags and len(set(options.get(option) or ())) > 1:
             raise InputError(f"{flags[option]}: --plan names one plan, give one value")
 
@@ -212,6 +211,22 @@ def keys_said(option: str, value: Any) -> Iterator[Keys]:
             yield KEYS[option].key
     except InputError:  # said where the option is read
         return
+
+
+def keys_varied(options: Mapping[str, Any]) -> Iterator[tuple[str, Keys]]:
+    """Axes of ``--vary`` and their keys, but for factors: these are of what is asked otherwise.
+
+    Examples
+    --------
+    >>> list(keys_varied({"vary": ("rate=x1,x2", "attn_tp=1,2")}))
+    [('attn_tp', ('constraints', 'fix', 'tp'))]
+    """
+    if "plan" in options:  # zenith bound varies by factors alone
+        return
+    for text in options.get("vary") or ():
+        name, _, values = (part.strip() for part in text.partition("="))
+        if name != "rate" or not values.startswith("x"):
+            yield name, _varied(name)
 
 
 def _varied(name: str) -> Keys:

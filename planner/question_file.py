@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from planner.clashes import Rivals, check_file, check_words, give_way, keys_said
+from planner.clashes import SEARCHED, Rivals, check_file, check_words, give_way, keys_said, keys_varied
 from planner.document import SET, Document, Keys, read_document, read_value
 from planner.file_keys import FILE_ONLY, KEYS
 from planner.places import Places
@@ -80,13 +80,17 @@ def placed_options(
             give_way(document, keys, only_of_file=True, more=rivals)
         if option in KEYS:
             document.drop(KEYS[option].key)
+    for _, keys in keys_varied(over or {}):
+        if keys[0] != "fleet":  # what is varied of a fleet is one that the rest of it says
+            give_way(document, keys, more=rivals)
     folder = file.parent if file else Path()
     found = dict(over or {})
     for option, entry in KEYS.items():
         value = document.get(entry.key)
         if value is None:
             continue
-        if not (over is None or option in over or option in FILE_ONLY):
+        of_plan = "plan" in (over or {}) and option in SEARCHED
+        if not (over is None or option in over or option in FILE_ONLY or of_plan):
             if document.place(entry.key) == SET and not any(
                 KEYS[own].key == entry.key for own in KEYS.keys() & over
             ):

@@ -582,6 +582,28 @@ def test_what_is_missing_is_one_line_that_names_the_file(text, named):
         load_question("question.yaml")
 
 
+def test_what_is_varied_takes_the_place_of_what_the_file_says_of_it():
+    text = (
+        SMALL + "constraints: {max_power: 1kW, fix: {tp: 1}}\nengine: {token_budgets: [512], max_seqs: [8]}\n"
+    )
+    words = ["--vary", "slo.power_mean=1kW,2kW", "--vary", "budget=512,1024", "--vary", "tp=1,2", "--json"]
+    found = json.loads(run("whatif", write(text), *words).stdout)["scenarios"]
+    assert len(found) == 8
+    for each in found:
+        plan = each["answer"]["plans"][0]["plan"]
+        assert f"tp={each['values']['tp']}" in plan["name"] and plan["max_seqs"] == 8
+        assert plan["token_budget"] == int(each["values"]["budget"])
+
+
+def test_a_plan_that_is_named_has_the_settings_of_the_file():
+    write(SMALL + "engine: {token_budgets: [512, 1024], max_seqs: [8], clocks: [1500]}\n")
+    for plan, budget in (("tp=1", 512), ("tp=1,budget=64", 64)):
+        found = json.loads(run("simulate", "question.yaml", "--plan", plan, "--json").stdout)["plans"][0][
+            "plan"
+        ]
+        assert (found["token_budget"], found["max_seqs"], found["clock_mhz"]) == (budget, 8, 1500)
+
+
 @pytest.mark.parametrize("flag", ["-o", "--html", "--model", "--trace", "--tables"])
 def test_a_name_too_long_for_a_file_is_one_line(flag):
     result = run("optimize", "small.yaml", flag, "x" * 300 + "/y")
