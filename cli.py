@@ -530,7 +530,7 @@ def calibrate(runs: tuple[Path, ...], **options: Any) -> None:
     help="Folder of tables; an earlier run in it goes on.",
 )
 @click.option("--budget", default="10m", help="Time to spend in this run, e.g. 90s, 10m, 2h.")
-@click.option("--ops", default="", help="Operations, e.g. gemm,decode. Default: all.")
+@click.option("--ops", default="", help="Operations, e.g. gemm,decode. Default: all but iteration.")
 @click.option("--dry-run", is_flag=True, help="Show the grid and about how long it takes; needs no GPU.")
 @click.option(
     "--compare", is_flag=True, help="Compare what the folder holds with what is predicted; needs no GPU."
@@ -556,15 +556,24 @@ def profile(
         )
     if not compare and (device or no_silicon or as_json):
         raise InputError("--device, --no-silicon and --json belong to --compare, which is not given")
+    if compare and click.get_current_context().get_parameter_source("budget") is ParameterSource.COMMANDLINE:
+        raise InputError("--budget: --compare measures nothing; give one")
+    from planner import profile_run
+
+    operations = profile_run.parse_operations(ops)
     if compare:
         from planner import profile_compare
 
-        found = profile_compare.compare(output, device=device, silicon=not no_silicon, progress=progress)
+        found = profile_compare.compare(
+            output,
+            operations=operations if ops else (),
+            device=device,
+            silicon=not no_silicon,
+            progress=progress,
+        )
         click.echo(profile_compare.to_json(found) if as_json else profile_compare.to_text(found))
         return
-    from planner import profile_run
-
-    operations, budget_s = profile_run.parse_operations(ops), profile_run.parse_budget(budget)
+    budget_s = profile_run.parse_budget(budget)
     if dry_run:
         click.echo(profile_run.plan(output, operations))
     else:

@@ -174,7 +174,7 @@ def _latency(question: Question, best: PlanResult, outcome: Outcome) -> Element:
             slo.text,
             quantity(slo.value, slo.unit) + best.intervals.words(slo.key, " "),
             quantity(slo.limit, slo.unit),
-            "met" if slo.met else "NOT met",
+            best.verdict(slo),
         ]
         for slo in best.slos
     ]

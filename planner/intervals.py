@@ -1,8 +1,8 @@
 """Between which values predicted times are expected to be measured.
 
 A time is predicted as ``t``; servers of its kind were measured at ``t / (1 + error)`` with errors between two
-quantiles (``profiles.residuals``). Percentiles err as their means do, and a little more. Arrivals are what they
-are, so of a makespan only what comes after the last arrival is uncertain, as E2E is.
+quantiles (``profiles.residuals``). Percentiles from the median on err as their means do, and a little more. Arrivals
+are what they are, so of a makespan only what comes after the last arrival is uncertain, as E2E is.
 """
 
 import re
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from planner.printable import quantity
 from profiles.engine import EngineProfile, Residual
 from profiles.residuals import Kind, of_percentiles, residuals_of
+
+LEAST_PERCENTILE = 50
+"""Below it no interval is known."""
 
 _TIME = re.compile(r"(ttft|tpot|itl|e2e)_(mean|max|p[0-9.]+)_s")
 
@@ -65,6 +68,8 @@ def intervals(
         if value is None or not (time := _TIME.fullmatch(key)):
             continue
         name, statistic = time.groups()
+        if statistic[0] == "p" and float(statistic[1:]) < LEAST_PERCENTILE:
+            continue
         mean = statistic == "mean"
         residual = found.residuals.get(name) if mean else of_percentiles(found.residuals, name)
         if residual is not None:
@@ -75,6 +80,24 @@ def intervals(
         low, high = found.residuals["e2e"].interval(max(makespan - arrivals_s, 0.0))
         of["makespan_s"] = Interval(low=arrivals_s + low, high=arrivals_s + high, source=found.source)
     return Intervals(of=of, errors=dict(found.residuals))
+
+
+def doubt(met: bool, limit: float, interval: Interval | None) -> str:
+    """What an interval says against a verdict on a limit, for after it; "" where nothing.
+
+    Examples
+    --------
+    >>> measured = Interval(low=0.9, high=1.2, source="30 servers")
+    >>> doubt(True, 1.0, measured), doubt(True, 1.2, measured), doubt(False, 1.3, measured)
+    (', the limit inside the interval', '', ' as predicted, but such servers were measured within the limit')
+    """
+    if interval is None:
+        return ""
+    if interval.low <= limit < interval.high:
+        return ", the limit inside the interval"
+    if met == (interval.high <= limit):
+        return ""
+    return f" as predicted, but such servers were measured {'beyond' if met else 'within'} the limit"
 
 
 def between(low: float, high: float) -> str:

@@ -26,7 +26,7 @@ from planner.layouts import longest_of
 from planner.objective import OBJECTIVES, Objective
 from planner.placement import Placement, place
 from planner.question import Question, Slo, check_clocks
-from planner.ranking import Metrics, PlanResult, SloResult, rank, rivals
+from planner.ranking import Metrics, PlanResult, SloResult, doubts, rank, rivals, untried
 from planner.reach import Shortfall, shortfall
 from planner.shares import TraceStats
 from planner.slo import REQUEST_METRICS
@@ -517,7 +517,8 @@ def optimize(
         missed = shortfall(question, results, [entry and entry[0] for entry in lowest])
     if not verified:
         notes.append("no plan can meet the SLOs, whatever its scheduler; shown: plans with the best bounds")
-    answer = answer_of(question, evaluator, rank(results, evaluator.objective), certificate, notes)
+    bounds = [(b.item.plan.label, b.bound) for b in bounded if not b.hopeless]
+    answer = answer_of(question, evaluator, rank(results, evaluator.objective), certificate, notes, bounds)
     binding = binding_of(evaluator, evaluator.candidate(answer.results[0], candidates))
     return replace(answer, shortfall=missed, binding=binding)
 
@@ -595,7 +596,9 @@ def answer_of(
     results: list[PlanResult],
     certificate: Certificate,
     notes: list[str],
+    bounds: Iterable[tuple[str, float]] = (),
 ) -> Answer:
+    """``bounds``: of plans that may meet every SLO, label and least score."""
     trace, model = question.trace, question.model
     fleet = " + ".join(f"{pool.devices} x {pool.device.name}" for pool in question.fleet.pools)
     headline = (
@@ -617,13 +620,11 @@ def answer_of(
                 f"overloaded: {trace.rate_per_s:.3g} requests/s arrive, {served:.3g} are served; requests wait, and "
                 "would wait longer in a longer trace",
             ]
-    if results and results[0].acceptable and (close := rivals(results, evaluator.objective)):
-        names = ", ".join(result.plan.label for result in close[:3]) + (", ..." if len(close) > 3 else "")
-        notes = [
-            *notes,
-            f"{names}: inside the interval of the best plan ({results[0].intervals.source}); measure before you rely "
-            "on the order (docs/fidelity.md)",
-        ]
+    if results and results[0].acceptable:
+        close = [result.plan.label for result in rivals(results, evaluator.objective)]
+        perhaps = untried(results, bounds, evaluator.objective)
+        if words := doubts(close, perhaps, results[0].intervals.source):
+            notes = [*notes, words]
     return Answer(
         headline=headline,
         question={

@@ -1,13 +1,13 @@
 """What ``zenith profile`` measured against what is predicted without it: op by op, and whole iterations.
 
 Every row of the folder is asked of the operations that count where there is no ``--tables`` (the silicon tables,
-the roofline elsewhere). An iteration is predicted twice: from those, and from the folder's own tables, whose own
-kernels it is made of; host overheads count in neither, as the loop that was measured schedules nothing.
+the roofline elsewhere). An iteration is predicted twice: from those, and from the folder's own tables where it has
+some; host overheads count in neither, as the loop that was measured schedules nothing.
 Errors are predicted / measured - 1.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -24,11 +24,19 @@ from profiles.device import Device, known_devices, load_device
 from profiles.errors import InputError, nearest
 from profiles.fleet import Fleet, homogeneous
 from profiles.huggingface import load_model
+from profiles.ops import Link, Operations
 from profiles.own_rows import OPERATIONS, TABLES, Point, Site, read_facts, read_rows
-from profiles.own_tables import cost_of_row, is_device
+from profiles.own_tables import cost_of_row, is_device, words_of
 from profiles.plan import EngineSettings, Plan
+from profiles.profiler import ITERATES
 from profiles.stepcost import PROVENANCE, PS, StepCost
 from traces.trace import Trace
+
+VARIANTS = {"pcie", "nvl", "laptop", "sxm", "sxm2", "sxm3", "sxm4", "sxm5", "ada", "max"}
+"""Words of a driver's name for a device that tell it from another of its number."""
+
+MOST_TOKENS = 2**20
+"""New ones of an iteration that is predicted: the tables have an entry for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +58,8 @@ class OperationErrors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IterationErrors:
-    """One measured iteration in seconds, and what is predicted without and with the folder's tables."""
+    """One measured iteration in seconds, and what is predicted without and with the folder's tables (None without
+    any)."""
 
     model: str
     launch: str
@@ -59,7 +68,7 @@ class IterationErrors:
     each: int
     measured_s: float
     without_s: float
-    with_s: float
+    with_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +82,15 @@ class Comparison:
 
 
 def compare(
-    directory: Path, *, device: str = "", silicon: bool = True,
+    directory: Path, *, operations: Sequence[str] = (), device: str = "", silicon: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:  # fmt: skip
     """Compare all that a folder of ``zenith profile`` holds; needs no GPU.
 
     Parameters
     ----------
+    operations
+        Of those alone; all unless given.
     device
         Its name among ``zenith devices``; the one that the folder's ``profile.json`` can mean unless given.
     silicon
@@ -92,26 +103,38 @@ def compare(
     """
     kind = device_of(directory, device)
     fleet = homogeneous(kind.name, gpus=1)
-    rows = {name: _rows(directory, name) for name in OPERATIONS}
+    pool = fleet.pools[0]
+    rows = {name: _rows(directory, name) for name in operations or OPERATIONS}
     if not any(rows.values()):
         raise InputError(f"{directory}: no rows to compare; zenith profile -o {directory} measures some")
-    source, errors = "", []
-    for name in TABLES:
-        if rows[name]:
-            progress(f"{name}: {len(rows[name])} points")
-            found, source = _operation(name, rows[name], fleet, silicon)
-            errors.append(found)
-    iterations = []
-    for model in dict.fromkeys(str(shape["model"]) for shape, _ in rows["iteration"]):
-        mine = [(shape, seconds) for shape, seconds in rows["iteration"] if shape["model"] == model]
+    known, source = operations_of(pool, load_model(ITERATES), tables=None, silicon=silicon)
+    errors = []
+    for name, mine in rows.items():
+        if mine and name in TABLES:
+            progress(f"{name}: {len(mine)} points")
+            errors.append(_operation(name, mine, known, lambda ranks: pool.link(ranks, 1)))
+    has_tables = any((directory / f"{name}.csv").exists() for name in TABLES)
+    iterations: list[IterationErrors] = []
+    measured = rows.get("iteration", [])
+    for model in dict.fromkeys(str(shape["model"]) for shape, _ in measured):
+        mine = [(shape, seconds) for shape, seconds in measured if shape["model"] == model]
         progress(f"iterations of {model}: {len(mine)}")
-        own = directory if any(rows[name] for name in TABLES) else None
-        steps = [_step(model, mine, fleet, tables, silicon) for tables in (None, own)]
-        for shape, seconds in mine:
-            sides = [_iteration_s(step, shape) for step in steps]
-            iterations.append(
-                IterationErrors(**shape, measured_s=seconds, without_s=sides[0], with_s=sides[1])
+        longest = max(_tokens(shape) for shape, _ in mine)
+        if longest > MOST_TOKENS:
+            raise InputError(
+                f"{directory / 'iteration.csv'}: an iteration of {longest} tokens, at most {MOST_TOKENS}"
             )
+        without = _step(model, mine, fleet, None, silicon)
+        own = _step(model, mine, fleet, directory, silicon) if has_tables else None
+        iterations += [
+            IterationErrors(
+                **shape,
+                measured_s=seconds,
+                without_s=_iteration_s(without, shape),
+                with_s=None if own is None else _iteration_s(own, shape),
+            )
+            for shape, seconds in mine
+        ]
     return Comparison(device=kind.name, source=source, operations=tuple(errors), iterations=tuple(iterations))
 
 
@@ -132,7 +155,7 @@ def device_of(directory: Path, name: str = "") -> Device:
             raise InputError(f"--device {name}: {directory} was measured on {measured}")
         return device
     devices = [device for device in map(load_device, known_devices()) if is_device(measured, device)]
-    if len(devices) != 1:
+    if len(devices) != 1 or VARIANTS & set(words_of(measured)) - set(words_of(devices[0].name)):
         words = ", ".join(device.name for device in devices) or nearest(measured.lower(), known_devices())
         raise InputError(f"{directory}: measured on {measured}; say which with --device: {words}")
     return devices[0]
@@ -153,21 +176,18 @@ def _rows(directory: Path, operation: str) -> list[tuple[dict[str, Any], float]]
 
 
 def _operation(
-    name: str, rows: list[tuple[dict[str, Any], float]], fleet: Fleet, silicon: bool
-) -> tuple[OperationErrors, str]:
-    pool = fleet.pools[0]
-    operations, source = operations_of(pool, load_model("llama-3.1-8b"), tables=None, silicon=silicon)
-    costs = [cost_of_row(operations, name, shape, lambda ranks: pool.link(ranks, 1)) for shape, _ in rows]
+    name: str, rows: list[tuple[dict[str, Any], float]], known: Operations, link: Callable[[int], Link]
+) -> OperationErrors:
+    costs = [cost_of_row(known, name, shape, link) for shape, _ in rows]
     error = np.array([cost.seconds[0] / seconds - 1 for cost, (_, seconds) in zip(costs, rows, strict=True)])
     grades = np.bincount([cost.provenance[0] for cost in costs], minlength=len(PROVENANCE)) / len(costs)
     absolute = np.abs(error)
-    found = OperationErrors(
+    return OperationErrors(
         operation=name, points=len(rows), median=float(np.median(absolute)),
         ninetieth=float(np.percentile(absolute, 90)), worst=float(absolute.max()), bias=float(error.mean()),
         worst_at=rows[int(absolute.argmax())][0],
         provenance=dict(zip(PROVENANCE, grades.tolist(), strict=True)),
     )  # fmt: skip
-    return found, source
 
 
 def _step(
@@ -214,9 +234,7 @@ def to_json(found: Comparison) -> str:
 
 def to_text(found: Comparison) -> str:
     """A line per operation and per iteration."""
-    lines = wrap(
-        f"{found.device}: measured against {found.source or 'predictions'}", WIDTH, subsequent_indent="  "
-    )
+    lines = wrap(f"{found.device}: measured against {found.source}", WIDTH, subsequent_indent="  ")
     if found.operations:
         lines += ["", "operation points median    90 %   worst    bias  worst at"]
     for each in found.operations:
@@ -228,9 +246,9 @@ def to_text(found: Comparison) -> str:
     if found.iterations:
         lines += ["", "iteration     launch phase   seqs  each  measured  without    with these tables"]
     for row in found.iterations:
-        without, own = (seconds / row.measured_s - 1 for seconds in (row.without_s, row.with_s))
+        own = "-" if row.with_s is None else f"{row.with_s / row.measured_s - 1:+.1%}"
         lines.append(
             f"{row.model:<14.13}{row.launch:<7}{row.phase:<8}{row.sequences:>4}{row.each:>6}"
-            f"{quantity(row.measured_s, 's'):>10}{without:>+9.1%}{own:>+8.1%}"
+            f"{quantity(row.measured_s, 's'):>10}{row.without_s / row.measured_s - 1:>+9.1%}{own:>8}"
         )
     return "\n".join(lines)

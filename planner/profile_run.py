@@ -158,14 +158,18 @@ def to_text(found: Summary, directory: Path) -> str:
     lines = [f"{'operation':<11}{'before':>8}{'measured':>10}{'expected error':>16}"]
     for name, count in found.measured.items():
         total = found.before[name] + count
-        worst = f"{found.worst[name]:.1%}" if total else "-"
+        worst = f"{found.worst[name]:.1%}" if total and name in TABLES else "-"
         lines.append(f"{name:<11}{found.before[name]:>8}{count:>10}{worst:>16}")
     lines.append("Expected error: of an interpolated time where it is worst.")
     for reason, count in found.failures.items():
         lines.append(f"given up, {count} and what is larger: {printable(reason)}")
     if found.missing:
         lines.append(f"{found.missing} points of the grid are missing: run the same command again to go on.")
-    lines.append(f"{_span(found.spent_s)} spent. Use it: zenith optimize --tables {directory} ...")
+    tables = any(found.before[name] + found.measured[name] for name in found.measured if name in TABLES)
+    use = (
+        f"zenith optimize --tables {directory} ..." if tables else f"zenith profile -o {directory} --compare"
+    )
+    lines.append(f"{_span(found.spent_s)} spent. Use it: {use}")
     return "\n".join(lines)
 
 

@@ -1,9 +1,9 @@
 """Order simulated plans, find the Pareto set, and say why a plan lost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from planner.intervals import NONE, Intervals
+from planner.intervals import NONE, Intervals, doubt
 from planner.objective import Objective
 from planner.printable import quantity
 from profiles.memory import Footprint
@@ -56,6 +56,10 @@ class PlanResult:
     memory: Footprint
     intervals: Intervals = NONE
 
+    def verdict(self, slo: SloResult) -> str:
+        """Whether one of ``slos`` is met, and what is measured to doubt it."""
+        return ("met" if slo.met else "NOT met") + doubt(slo.met, slo.limit, self.intervals.of.get(slo.key))
+
     @property
     def meets_slos(self) -> bool:
         return all(slo.met for slo in self.slos)
@@ -90,6 +94,9 @@ def rank(results: Sequence[PlanResult], objective: Objective) -> list[PlanResult
 
 def worst_measured(best: PlanResult, objective: Objective) -> float | None:
     """The end of the interval of a result's value that is worse; None where its errors were not measured."""
+    interval = best.intervals.of.get(objective.metric)
+    if interval is not None:
+        return max(interval.high, best.value)
     error = best.intervals.errors.get(objective.error_of or "")
     if error is None:
         return None
@@ -111,6 +118,38 @@ def rivals(results: Sequence[PlanResult], objective: Objective) -> list[PlanResu
             if objective.score(result.value) < objective.score(limit):
                 close.append(result)
     return close
+
+
+def untried(
+    results: Sequence[PlanResult], bounds: Iterable[tuple[str, float]], objective: Objective
+) -> list[str]:
+    """Layouts of which no plan was simulated and one is not proven to be outside the interval of the first result.
+
+    ``bounds``: label and least score of plans that may meet every SLO.
+    """
+    limit = worst_measured(results[0], objective)
+    seen = {result.plan.label for result in results}
+    near = () if limit is None else (label for label, score in bounds if score < objective.score(limit))
+    return [label for label in dict.fromkeys(near) if label not in seen]
+
+
+def doubts(close: Sequence[str], open_: Sequence[str], source: str) -> str:
+    """Which other layouts may be the best when measured; "" where none may.
+
+    Examples
+    --------
+    >>> doubts([], ["tp=2", "tp=1", "pp=2", "dp=2"], "30 servers").split("; ")[0]
+    'tp=2, tp=1, pp=2, ...: not simulated, perhaps inside the interval of the best plan (30 servers)'
+    """
+    inside = f"inside the interval of the best plan ({source})"
+    words = [f"{_first(close)}: {inside}"] if close else []
+    if open_:
+        words.append(f"{_first(open_)}: not simulated, perhaps {'so too' if close else inside}")
+    return "; ".join([*words, "measure before you rely on the order (docs/fidelity.md)"]) if words else ""
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def pareto(results: Sequence[PlanResult], metrics: Sequence[str]) -> list[int]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner import launch_text
+from planner.intervals import doubt
 from planner.objective import Objective
 from planner.printable import printable, quantity
 from planner.ranking import PlanResult, pareto, split_latency, why_lost
@@ -76,6 +77,7 @@ def result_dict(result: PlanResult, rank: int) -> dict[str, Any]:
                 f"value_{s.unit.lower()}": _finite(s.value),
                 f"limit_{s.unit.lower()}": s.limit,
                 "met": s.met,
+                "in_doubt": bool(doubt(s.met, s.limit, result.intervals.of.get(s.key))),
             }
             for s in result.slos
         ],
@@ -294,13 +296,8 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
         if any(between):
             yield "", _spaced(between, widths)
     for slo in best.slos:
-        interval = best.intervals.of.get(slo.key)
-        unsure = interval and interval.low <= slo.limit < interval.high
-        yield (
-            "SLO",
-            f"{slo.text}: {quantity(slo.value, slo.unit)}{best.intervals.words(slo.key, ' ')}, "
-            f"{'met' if slo.met else 'NOT met'}{', the limit inside the interval' if unsure else ''}",
-        )
+        value = quantity(slo.value, slo.unit) + best.intervals.words(slo.key, " ")
+        yield "SLO", f"{slo.text}: {value}, {best.verdict(slo)}"
     if answer.shortfall:
         yield from _shortfall_rows(answer.shortfall)
     share = split_latency(best)
@@ -335,7 +332,10 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
     yield "placement", placement_text(best)
     yield "runs on", ", ".join(best.deployable) or "no engine today"
     if best.intervals.of:
-        yield "in brackets", f"where nine of ten were measured: {best.intervals.source} (docs/fidelity.md)"
+        yield (
+            "in brackets",
+            f"where nine of ten are expected, by errors of {best.intervals.source} (docs/fidelity.md)",
+        )
     shares = ", ".join(f"{share}% {name}" for name, share in percentages(best.provenance).items() if share)
     yield "profile", f"{shares or 'nothing'} (share of predicted time); {answer.profile_text}"
 

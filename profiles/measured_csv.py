@@ -11,9 +11,9 @@ from profiles.errors import InputError, nearest
 from profiles.ops import FloatArray
 from profiles.silicon_tables import Table
 
-Kind = Literal["word", "count", "size", "time", "spread"]
-"""``count`` is a whole number above 0, ``size`` a whole number from 0, ``time`` a number above 0, ``spread``
-a number from 0."""
+Kind = Literal["word", "count", "size", "time", "spread"] | tuple[str, ...]
+"""A tuple holds all that a word may be. ``count`` is a whole number above 0, ``size`` a whole number from 0, ``time``
+a number above 0, ``spread`` a number from 0."""
 
 _WORDS = {
     "count": "a whole number above 0", "size": "a whole number from 0", "time": "a number above 0",
@@ -46,8 +46,16 @@ def read_measured(path: Path, columns: Mapping[str, Kind]) -> dict[str, Any]:
             raise InputError(f"{path}:1: column {name!r} is missing, {hint}")
     result = {}
     for name, kind in columns.items():
-        if kind == "word":
-            result[name] = frame[name].astype(str).to_numpy()
+        if kind == "word" or isinstance(kind, tuple):
+            words = frame[name].astype(str)
+            unknown = ~words.isin(kind) if isinstance(kind, tuple) else np.zeros(len(words), bool)
+            if unknown.any():
+                row = int(np.argmax(unknown))
+                hint = nearest(words.iloc[row], kind)
+                raise InputError(
+                    f"{path}:{frame.index[row] + 2}: column {name!r}: {words.iloc[row]!r} is unknown, {hint}"
+                )
+            result[name] = words.to_numpy()
             continue
         values = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64)
         least = values >= 0 if kind in ("size", "spread") else values > 0

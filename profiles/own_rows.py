@@ -32,7 +32,8 @@ import numpy as np
 
 from profiles.errors import InputError
 from profiles.measured_csv import Kind, read_measured
-from profiles.ops import FloatArray, IntArray
+from profiles.ops import COLLECTIVES, FloatArray, IntArray
+from profiles.plan import FORMAT_BYTES
 
 FACTS = "profile.json"
 
@@ -48,8 +49,9 @@ class Columns:
     axes: tuple[str, ...]
 
 
-_FORMATS: dict[str, Kind] = {"weight": "word", "activation": "word"}
-_HEADS: dict[str, Kind] = {"head_dim": "count", "group": "count", "kv": "word"}
+_FORMAT = tuple(FORMAT_BYTES)
+_FORMATS: dict[str, Kind] = {"weight": _FORMAT, "activation": _FORMAT}
+_HEADS: dict[str, Kind] = {"head_dim": "count", "group": "count", "kv": _FORMAT}
 _EXPERTS: dict[str, Kind] = {"hidden": "count", "inner": "count", "experts": "count", "top_k": "count"}
 
 OPERATIONS: dict[str, Columns] = {
@@ -58,9 +60,10 @@ OPERATIONS: dict[str, Columns] = {
     "decode": Columns(site=_HEADS, axes=("kv_heads", "batch", "context")),
     "moe": Columns(site=_EXPERTS | _FORMATS, axes=("tokens",)),
     "stream": Columns(site={}, axes=("bytes",)),
-    "collective": Columns(site={"kind": "word"}, axes=("ranks", "bytes")),
+    "collective": Columns(site={"kind": COLLECTIVES}, axes=("ranks", "bytes")),
     "iteration": Columns(
-        site={"model": "word", "launch": "word", "phase": "word"}, axes=("sequences", "each")
+        site={"model": "word", "launch": ("graph", "eager"), "phase": ("decode", "prefill")},
+        axes=("sequences", "each"),
     ),
 }
 TABLES = tuple(name for name in OPERATIONS if name != "iteration")

@@ -237,17 +237,24 @@ def cost_of_row(
 
 
 def is_device(measured: str, device: Device) -> bool:
-    """Whether a driver's name for a device can be this one: it holds the first word of ours that has a digit.
+    """Whether a driver's name for a device can be this one: it holds our words up to the first that has a digit.
 
     Examples
     --------
     >>> from profiles.device import load_device
     >>> [is_device("NVIDIA A100-SXM4-80GB", load_device(name)) for name in ("a100", "a10")]
     [True, False]
+    >>> is_device("NVIDIA RTX 6000 Ada Generation", load_device("rtx-pro-6000"))
+    False
     """
-    words = re.findall(r"[a-z0-9]+", measured.lower())
-    ours = [word for word in device.name.split("-") if re.search(r"\d", word)]
-    return bool(ours) and ours[0] in words
+    words, ours = words_of(measured), words_of(device.name)
+    numbered = [i for i, word in enumerate(ours) if re.search(r"\d", word)]
+    return bool(numbered) and set(ours[: numbered[0] + 1]) <= set(words)
+
+
+def words_of(name: str) -> list[str]:
+    """Of a device's name, in lower case."""
+    return re.findall(r"[a-z0-9]+", name.lower())
 
 
 def _priced(

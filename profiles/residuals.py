@@ -4,7 +4,8 @@
 ``tests/benchmarks/steady.py`` replays; nothing was fitted to them (``python -m tests.benchmarks.steady
 --write-residuals`` writes it). A group is told by its serving engine, its feed-forward (dense or experts), its
 chips (``profiles.efficiency.family``) and where operation times came from (tables or the roofline). Where a group
-is small the next wider one speaks. An engine's own residuals (``profiles.engine``) count where they were found.
+is small the next wider one speaks. An engine's own residuals (``profiles.engine``) count where they were found; what a
+file has from the engine that it is based on counts as that engine's.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from profiles.efficiency import family
-from profiles.engine import EngineProfile, Residual
+from profiles.engine import EngineProfile, Residual, load_engine
 
 PATH = Path(__file__).parent / "residuals.json"
 
@@ -29,7 +30,7 @@ MOSTLY = 0.5
 SHAPE = {"ttft": 0.06, "tpot": 0.03, "e2e": 0.01}
 """How far predicted / measured of p50, p90, p95 and p99 was from that of their mean, as a share of it, at most: of 300
 requests of a loaded vLLM 0.19 server (Llama-3.1-8B, RTX PRO 6000), the only one whose single requests are known
-(``tests/laws/test_measured.py`` computes it)."""
+(``tests/laws/test_measured.py`` computes it). Beyond p99 it is assumed; below the median they are further off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +89,17 @@ def residuals_of(engine: EngineProfile, kind: Kind) -> Found | None:
         return None
     facts = _facts()
     own = _with_tpot(engine.residuals)
-    runs = facts["runs"].get(engine.name)
-    if engine.name != facts["host"] and (runs is None or runs == list(kind.group[1:])):
+    inherited = engine.base and engine.residuals == load_engine(engine.base).residuals
+    name = engine.base if inherited else engine.name
+    runs = facts["runs"].get(name)
+    if name != facts["host"] and (runs is None or runs == list(kind.group[1:])):
         return Found(residuals=own, source=engine.residuals_of or engine.name)
     groups = [_group(*key) for key in _wider(*kind.group)]
     found = next(group for group in groups if group is not None)
-    if engine.name == facts["host"]:
+    if name == facts["host"]:
         return found
     both = {name: _widest(own[name], each) for name, each in found.residuals.items()}
-    return Found(
-        residuals=both, source=f"{found.source}; {engine.name} was measured on {', '.join(runs)} alone"
-    )
+    return Found(residuals=both, source=f"{found.source}; {name} was measured on {', '.join(runs)} alone")
 
 
 def of_percentiles(residuals: Mapping[str, Residual], metric: str) -> Residual | None:

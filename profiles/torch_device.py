@@ -159,6 +159,8 @@ class TorchBench:
                 launch(i % kernel.copies)
 
         replay = self._captured(run) if kernel.captured else None
+        if replay is None and shape.get("launch") == "graph":
+            raise ValueError("cannot be captured in a CUDA graph")
         if replay is None:
             name, replay = f"{name} eager", run
         each = max(self._elapsed(replay) / launches, 1e-7)

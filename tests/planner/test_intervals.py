@@ -102,7 +102,11 @@ def test_a_person_sees_them(answer):
     best = answer.results[0]
     text = to_text(answer)
     assert f"({between(best.intervals.of['e2e_mean_s'].low, best.intervals.of['e2e_mean_s'].high)})" in text
-    assert "in brackets" in text and all(len(line) <= 80 for line in text.splitlines())
+    assert (
+        "in brackets" in text
+        and "expected, by errors of" in text
+        and all(len(line) <= 80 for line in text.splitlines())
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,6 +116,7 @@ def test_a_person_sees_them(answer):
         ("5.05s", "5.10 s (5.00-6.00 s), NOT met, the limit inside the interval"),
         ("5.2s", "5.10 s (5.00-6.00 s), met, the limit inside the interval"),
         ("6s", "5.10 s (5.00-6.00 s), met"),
+        ("4.9s", "5.10 s (5.00-6.00 s), NOT met"),
     ],
 )
 def test_a_limit_inside_the_interval_is_said(answer, limit, said):
@@ -120,3 +125,24 @@ def test_a_limit_inside_the_interval_is_said(answer, limit, said):
     asked = SloResult(key=slo.key, text=slo.text, value=5.1, limit=slo.limit)
     text = to_text(replace(answer, results=[replace(best, slos=(asked,), intervals=found)]))
     assert f"{slo.text}: {said} latency is" in " ".join(text.split())
+
+
+def test_what_was_measured_on_the_other_side_of_a_limit_is_said(answer):
+    """An interval need not hold the prediction: of some servers all were slower than predicted."""
+    best, slo = answer.results[0], parse_slo("ttft_mean<=32ms")
+    asked = SloResult(key=slo.key, text=slo.text, value=0.030, limit=slo.limit)
+    for low, high, value, words in (
+        (0.035, 0.073, 0.030, "met as predicted, but such servers were measured beyond the limit"),
+        (0.010, 0.031, 0.033, "NOT met as predicted, but such servers were measured within the limit"),
+    ):
+        found = replace(best.intervals, of={slo.key: Interval(low=low, high=high, source="my runs")})
+        shown = replace(best, slos=(replace(asked, value=value),), intervals=found)
+        text = " ".join(to_text(replace(answer, results=[shown])).split())
+        assert f"), {words} latency is" in text
+        (said,) = answer_dict(replace(answer, results=[shown]))["plans"][0]["slos"]
+        assert said["in_doubt"]
+
+
+def test_below_the_median_nothing_is_known():
+    found = intervals({"ttft_p5_s": 1.0, "ttft_p50_s": 1.0}, 0.0, engine(-0.5, 1.0), KIND).of
+    assert set(found) == {"ttft_p50_s"}

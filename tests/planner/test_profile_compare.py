@@ -1,6 +1,7 @@
 """zenith profile --compare: errors of a device that follows a law, and iterations as the simulator has them."""
 
 import json
+import re
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,7 @@ from profiles.errors import InputError
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
 from profiles.ops import Link
-from profiles.own_rows import TABLES, read_rows
+from profiles.own_rows import OPERATIONS, TABLES, read_rows
 from profiles.plan import EngineSettings, Plan
 from profiles.power import PowerModel
 from simulator import metrics
@@ -90,6 +91,7 @@ def test_errors_are_those_of_the_rows(folder):
     model = Roofline(FLEET.pools[0].device).stream(rows.points[:, 0].astype(float)).seconds
     error = model / rows.median_s - 1
     assert stream.points == len(error) and stream.median == pytest.approx(np.median(np.abs(error)))
+    assert stream.ninetieth == pytest.approx(np.percentile(np.abs(error), 90))
     assert stream.worst == pytest.approx(np.abs(error).max()) and stream.bias == pytest.approx(error.mean())
     assert stream.worst_at == {"bytes": int(rows.points[np.abs(error).argmax(), 0])}
     assert stream.provenance["modelled"] == 1
@@ -115,6 +117,50 @@ def test_mistakes_get_one_line(folder, tmp_path):
     (tmp_path / "profile.json").write_text('{"device": "NVIDIA H200"}')
     with pytest.raises(InputError, match="no rows to compare"):
         compare(tmp_path)
-    for words in (["--json"], ["--device", "h200"], ["--compare", "--dry-run"]):
+    for words in (
+        ["--json"], ["--device", "h200"], ["--compare", "--dry-run"], ["--compare", "--budget", "3m"]
+    ):  # fmt: skip
         result = CliRunner().invoke(main, ["profile", "-o", str(folder), *words])
         assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and "--compare" in result.stderr
+
+
+def test_without_tables_of_its_own_a_folder_has_one_prediction(folder, tmp_path):
+    for name in ("profile.json", "iteration.csv"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    found = compare(tmp_path, device="h100-sxm-80gb", silicon=False)
+    assert found.operations == () and all(row.with_s is None for row in found.iterations)
+    alike = compare(folder, operations=("iteration",), device="h100-sxm-80gb", silicon=False).iterations
+    assert [row.without_s for row in found.iterations] == [row.without_s for row in alike]
+    assert "roofline" in to_text(found) and to_text(found).endswith("       -")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "said"),
+    [
+        ("gemm", "int9,bf16,8,8,8", "gemm.csv:2: column 'weight': 'int9' is unknown, did you mean 'int8'"),
+        ("collective", "all_recude,2,8", "collective.csv:2: column 'kind': 'all_recude' is unknown, did you mean"),
+        ("iteration", "llama-3.1-8b,graph,foo,1,8", "iteration.csv:2: column 'phase': 'foo' is unknown"),
+        ("iteration", "llama-3.1-8b,graph,decode,100000000,8", "of 100000000 tokens, at most 1048576"),
+    ],
+)  # fmt: skip
+def test_a_wrong_row_is_one_line(tmp_path, name, row, said):
+    (tmp_path / "profile.json").write_text('{"device": "NVIDIA L40S"}')
+    columns = (*OPERATIONS[name].site, *OPERATIONS[name].axes, "median_s", "spread_s", "samples")
+    (tmp_path / f"{name}.csv").write_text(f"{','.join(columns)}\n{row},1,0,5\n")
+    with pytest.raises(InputError, match=re.escape(said)):
+        compare(tmp_path, silicon=False)
+
+
+@pytest.mark.parametrize(
+    ("measured", "ours"),
+    [("NVIDIA L40S", "l40s"), ("NVIDIA H200", "h200-sxm-141gb"), ("NVIDIA H200 NVL", None),
+     ("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("NVIDIA RTX 6000 Ada Generation", None),
+     ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000-96gb")],
+)  # fmt: skip
+def test_a_device_is_taken_only_where_it_is_meant(tmp_path, measured, ours):
+    (tmp_path / "profile.json").write_text(json.dumps({"device": measured}))
+    if ours is None:
+        with pytest.raises(InputError, match="say which with --device"):
+            device_of(tmp_path)
+    else:
+        assert device_of(tmp_path).name == ours

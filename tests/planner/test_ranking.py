@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.intervals import Intervals
+from planner.intervals import Interval, Intervals
 from planner.objective import OBJECTIVES
-from planner.ranking import PlanResult, SloResult, pareto, rank, rivals, why_lost, worst_measured
+from planner.ranking import PlanResult, SloResult, pareto, rank, rivals, untried, why_lost, worst_measured
 from profiles.engine import Residual
 from profiles.memory import Footprint
 from profiles.plan import Plan
@@ -89,3 +89,18 @@ def test_rivals_are_the_other_layouts_inside_the_interval_of_the_first():
     assert rivals([best, near], LATENCY) == rivals([fifth, near], OBJECTIVES["energy"]) == []
     assert rivals([uncertain(near, -0.05), best], THROUGHPUT) == [best]
     assert worst_measured(fifth, LATENCY) == pytest.approx(105) and worst_measured(best, LATENCY) is None
+
+
+def test_layouts_that_were_not_simulated_may_be_inside_too():
+    fifth = uncertain(result(100.0), 1 / 1.05 - 1)  # measured up to 105
+    own = fifth.plan.label
+    bounds = [("tp=8", 104.0), ("tp=8", 90.0), ("pp=2", 106.0), (own, 80.0), ("dp=2", 104.9)]
+    assert untried([fifth], bounds, LATENCY) == ["tp=8", "dp=2"]
+    assert untried([result(100.0)], bounds, LATENCY) == []
+
+
+def test_a_percentile_is_as_unsure_as_its_interval_says():
+    tail = OBJECTIVES["p99-e2e"]
+    best = uncertain(result(100.0), -0.01)
+    sure = replace(best.intervals, of={tail.metric: Interval(low=95.0, high=110.0, source="")})
+    assert worst_measured(replace(best, intervals=sure), tail) == 110.0

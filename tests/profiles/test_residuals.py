@@ -62,3 +62,13 @@ def test_what_is_said_of_the_engine_is_said_of_all_its_servers():
 
 def test_nothing_is_said_of_no_engine():
     assert residuals_of(load_engine("none"), kind()) is None
+
+
+def test_a_file_without_errors_of_its_own_has_those_of_the_engine_it_starts_from(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("engine: vllm-v0\nconstants:\n  iteration_s: {value: 0.0046}\n", encoding="utf-8")
+    b200 = kind(device="b200-sxm-180gb", experts=True, modelled=1.0)
+    for asked in (kind(), b200):
+        assert residuals_of(load_engine(str(file)), asked) == residuals_of(V0, asked)
+    file.write_text("engine: vllm-v0\nresiduals:\n  e2e: {low: -0.1, high: 0.1}\n", encoding="utf-8")
+    assert set(residuals_of(load_engine(str(file)), kind()).residuals) == {"e2e"}

@@ -18,6 +18,7 @@ BLOCK = Block(attention=(CELL,), ffn=FeedForward(inner=96, gated=True), norm_par
 @pytest.fixture
 def decoder(monkeypatch):
     monkeypatch.setattr(torch_decoder, "DEVICE", "cpu")
+    monkeypatch.setattr(torch_decoder, "SCALE", 0.15)  # so that every part of a layer counts
     torch.manual_seed(0)
     model = replace(LLAMA_8B, decoder=Stack.of(64, [BLOCK] * 3), vocab=50)
     return torch_decoder.Decoder(torch, model, rows=2, longest=9)
@@ -31,6 +32,43 @@ def test_a_token_after_a_cached_prompt_is_as_in_the_prompt(decoder):
     step = decoder.logits(tokens[:, 8:], 8)
     assert whole.shape == (2, 50) and torch.allclose(whole, step, atol=0.01)
     assert whole.float().std() > 0.05 and torch.isfinite(whole).all()
+
+
+def test_logits_are_those_of_the_definition(decoder):
+    """Written out in float64: every head, key and place on its own."""
+    tokens = torch.randint(0, 50, (2, 9))
+    at = decoder.embedding.double()
+
+    def norm(x):
+        return x / (x.pow(2).mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt()
+
+    def turned(x, place):
+        rates = 10000.0 ** (-torch.arange(0, 16, 2).double() / 16)
+        a, b, angle = x[:8], x[8:], place * rates
+        return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()])
+
+    found = []
+    for row in tokens:
+        x = at[row]
+        for layer in decoder.layers:
+            qkv = norm(x) @ layer.qkv.double().T
+            heads = torch.zeros(9, 64, dtype=torch.float64)
+            for i in range(9):
+                for head in range(4):
+                    kv = head // 2
+                    q = turned(qkv[i, 16 * head : 16 * head + 16], i)
+                    keys = [turned(qkv[j, 64 + 16 * kv : 80 + 16 * kv], j) for j in range(i + 1)]
+                    weights = torch.stack([q @ k / 4 for k in keys]).softmax(0)
+                    values = qkv[: i + 1, 96 + 16 * kv : 112 + 16 * kv]
+                    heads[i, 16 * head : 16 * head + 16] = weights @ values
+            x = x + heads @ layer.out.double().T
+            both = norm(x) @ layer.up.double().T
+            gate = both[:, :96]
+            x = x + (gate * gate.sigmoid() * both[:, 96:]) @ layer.down.double().T
+        found.append(norm(x[-1]) @ decoder.head.double().T)
+    exact, ours = torch.stack(found), decoder.logits(tokens, 0).double()
+    off = ((exact - ours).pow(2).mean().sqrt() / exact.std()).item()
+    assert off < 0.03, off
 
 
 def test_order_and_places_matter(decoder):

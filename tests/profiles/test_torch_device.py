@@ -117,7 +117,7 @@ class OutOfMemory(RuntimeError):
 def stand_in(*, gpus=1, captures=True):
     """A module torch as far as the kernels use it."""
     torch = types.ModuleType("torch")
-    state = types.SimpleNamespace(work=[], capturing=False, broken=False, l2=2**20)
+    state = types.SimpleNamespace(work=[], capturing=False, broken=False, l2=2**20, attended=[])
 
     def work(result):
         CLOCK.s += 1e-6
@@ -170,6 +170,7 @@ def stand_in(*, gpus=1, captures=True):
     def attend(q, k, v, is_causal, enable_gqa):
         assert k.shape == v.shape and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
         assert enable_gqa == (q.shape[1] != k.shape[1]) and is_causal == (q.shape[2] > 1)
+        state.attended.append((q.shape, k.shape))
         return work(q)
 
     def linear(x, weight):
@@ -260,6 +261,23 @@ def test_every_site_is_measured_in_graphs(torch, operation):
         if operation in ("prefill", "decode", "stream"):
             assert reading.samples_s[0] == pytest.approx(1e-6)  # one launch each
     bench.close()
+
+
+@pytest.mark.parametrize(("phase", "new"), [("decode", 1), ("prefill", 40)])
+def test_an_iteration_attends_in_every_layer_over_all_that_it_reads(torch, phase, new):
+    shape = {"model": "llama-3.1-8b", "launch": "graph", "phase": phase, "sequences": 3, "each": 40}
+    (make,) = MAKERS["iteration"]
+    make(torch, shape, 0).launch(0)
+    assert torch.state.attended == [((3, 32, new, 128), (3, 8, 40, 128))] * 32
+
+
+def test_a_graph_that_cannot_be_captured_is_not_measured_as_one(torch, monkeypatch):
+    eager, _ = stand_in(captures=False)
+    monkeypatch.setitem(sys.modules, "torch", eager)
+    shape = {"model": "llama-3.1-8b", "launch": "eager", "phase": "decode", "sequences": 1, "each": 8}
+    assert TorchBench().measure("iteration", shape).kernel == "torch decoder eager"
+    with pytest.raises(Unmeasurable, match="cannot be captured in a CUDA graph"):
+        TorchBench().measure("iteration", {**shape, "launch": "graph"})
 
 
 def test_of_several_kernels_the_fastest_counts(torch):
