@@ -3,8 +3,10 @@
 1. Greedy schedules, orders improved by local search (``schedule_orders``), and floors (``schedule_floor``).
 2. Best-first search (``schedule_search``): first with few states kept, for a good schedule, then with all. It solves
    sums of ends for a dozen requests, and whatever few states lead to.
-3. CP-SAT on what is left: pure counting (``schedule_makespan``) for the makespan where all arrive at once, else the
-   model by decode steps (``schedule_cpsat``).
+3. For the makespan where all arrive at once: first decodes by annealing (``schedule_fill``), then counts of iterations
+   refuted one by one, cheapest first (``schedule_levels``).
+4. CP-SAT on what is left: pure counting (``schedule_makespan``) for that makespan, else the model by decode steps
+   (``schedule_cpsat``).
 
 Every schedule is run (``schedule.replay``), and its time is the value; the largest bound holds. The same limits give
 the same answer: ``Limits.work`` limits CP-SAT's deterministic time, and the search to a number of moves.
@@ -14,14 +16,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import factorial, isfinite
 
+import numpy as np
+
 from formulations import cpsat
 from formulations.problem import Limits, Status
 from formulations.schedule import Objective, Schedule, ScheduleInstance, greedy_schedules
 from formulations.schedule_cpsat import ScheduleCpSat
+from formulations.schedule_fill import anneal, schedule_of, slots_of
 from formulations.schedule_floor import floor_of, most_steps, value_of
-from formulations.schedule_makespan import MakespanCpSat, counted_floor, counted_steps
+from formulations.schedule_levels import FOUND, NONE, levels, tried
+from formulations.schedule_makespan import MakespanCpSat, counted_floor, counted_steps, fewest_steps
 from formulations.schedule_orders import ordered_schedules
 from formulations.schedule_search import search
+from formulations.schedule_togo import data_of
 
 MOST_BINARIES, MOST_TERMS = 30_000, 300_000
 """Above these, of all requests and the steps in which they may decode, CP-SAT gains nothing in a minute."""
@@ -34,11 +41,20 @@ TRIES, MOST_TRIES, AGAIN = 20_000_000, 600_000, 50
 """Orders tried for each unit of work, times requests and iterations of a schedule; at most so many times all that
 there are."""
 
+FEWER = 10
+"""By how much those are fewer where first decodes are moved, too."""
+
 FEW = 10
 """Requests for which the search is tried where CP-SAT counts; for more, states are soon too many."""
 
-COUNTING = 3
+COUNTING = 1.5
 """Work where CP-SAT counts, for each unit, as little else takes any."""
+
+MOVED, MOST_MOVED, RESTARTS = 1_000_000, 1_000_000, 3
+"""First decodes moved for each unit of work, divided by steps; and how often that is begun anew."""
+
+STATES = 100_000
+"""States of levels for each unit of work."""
 
 BEAM = 400
 """States kept of all with the same number of iterations."""
@@ -86,6 +102,8 @@ def solve(
     tries = int(
         min(work * TRIES / len(instance) / len(best.schedule), MOST_TRIES, AGAIN * factorial(len(instance)))
     )
+    if counts:
+        tries //= FEWER
     moves = int(min(work * MOVES, MOST_MOVES))
     if not best.optimal:
         for schedule in ordered_schedules(instance, objective, tries=tries, seed=limits.seed):
@@ -96,6 +114,9 @@ def solve(
     # Rough states are fewer; where they are few enough, exact ones may be.
     if not best.optimal and few and best.search(moves, rough=True) and not best.optimal:
         best.search(moves)
+    if not best.optimal and counts:
+        best.fill(limits)
+        best.refute(int(min(limits.work, limits.time_s) * STATES))
     if not best.optimal and counts:
         best.count(limits)
     elif not best.optimal:
@@ -135,6 +156,44 @@ class _Best:
         if found.schedule is not None:
             self.take(found.schedule)
         return found.ended
+
+    def fill(self, limits: Limits) -> None:
+        """Schedules of as few steps as might pay."""
+        instance, data = self.instance, data_of(self.instance, self.objective)
+        rng = np.random.default_rng(limits.seed)
+        for steps in range(fewest_steps(instance), counted_steps(instance, self.value) + 1):
+            if not any(levels(instance, range(steps, steps + 1), self.value)):
+                break
+            tries = int(min(min(limits.work, limits.time_s) * MOVED / max(1, steps), MOST_MOVED))
+            for _ in range(RESTARTS):
+                latest = steps - np.array(instance.output) + 1
+                first, cost = anneal(data, rng.integers(0, latest + 1), steps, slots_of(steps), tries, rng)
+                if cost >= 0:
+                    with suppress(ValueError):
+                        self.take(schedule_of(instance, data, first, steps))
+
+    def refute(self, states: int) -> None:
+        """Levels below the schedule, until one is found, all are refuted or the states are used up."""
+        instance, data, refuted = (
+            self.instance,
+            data_of(self.instance, self.objective),
+            list[tuple[int, int, int]](),
+        )
+        steps = range(fewest_steps(instance), counted_steps(instance, self.value) + 1)
+        for value, a, y, m in levels(instance, steps, self.value):
+            self.floor = max(self.floor, value)
+            if self.optimal:
+                return
+            if any(a == each[0] and y <= each[1] and m <= each[2] for each in refuted):
+                continue
+            result, states, first = tried(instance, data, a, y, m, states)
+            if result == FOUND:
+                with suppress(ValueError):
+                    self.take(schedule_of(instance, data, first, a))
+            if result != NONE:
+                return
+            refuted.append((a, y, m))
+        self.floor = max(self.floor, self.value)
 
     def count(self, limits: Limits) -> None:
         steps = counted_steps(self.instance, self.value)

@@ -29,8 +29,9 @@ from itertools import pairwise
 
 from ortools.sat.python import cp_model
 
-from formulations.schedule import Iteration, Schedule, ScheduleInstance, Server
+from formulations.schedule import Schedule, ScheduleInstance
 from formulations.schedule_cpsat import places, total
+from formulations.schedule_fill import run_slots
 from formulations.schedule_floor import read_of, work_of
 
 
@@ -186,37 +187,7 @@ class MakespanCpSat:
                     self.model.add_hint(v, d == slot + mixed)
 
     def schedule(self, solver: cp_model.CpSolver) -> Schedule:
-        """The iterations of a solution: prompts in the order of their first decodes, all but the last token of those
-        that decode after the slot to come. Where memory does not hold what is taken along it is taken later."""
-        instance, server = self.instance, Server(self.instance)
-        starts = [(d, instance.output[i] > 1, i) for (i, d), v in self.first.items() if solver.value(v)]
-        found = list[Iteration]()
-
-        def run(decodes: bool, tokens: int, slot: int) -> int:
-            """One iteration of so many tokens of prompts, or what fits; returns how many."""
-            decoding = len(server.running) * decodes
-            held = sum(server.kept(i) for i in range(len(instance))) + decoding
-            room = min(tokens, instance.tokens - decoding, instance.kv - held)
-            seats, chunks = instance.sequences - decoding, list[tuple[int, int]]()
-            for d, _, i in sorted(starts):
-                chunk = min(room, instance.prompt[i] - server.done[i] - (d > slot))
-                if chunk > 0 and len(chunks) < seats:
-                    chunks.append((i, chunk))
-                    room -= chunk
-            if chunks or decoding:
-                found.append(Iteration(decodes=decodes, chunks=tuple(chunks)))
-                server.run(found[-1])
-            return sum(c for _, c in chunks)
-
-        for d in range(self.steps + 1):
-            tokens = solver.value(self.q[d])
-            while left := sum(instance.prompt[i] - server.done[i] for k, _, i in starts if k <= d):
-                taken = run(False, max(left, tokens), d)
-                tokens -= taken
-                if not taken:
-                    raise ValueError("memory does not hold a prompt")
-            while tokens > 0 and (taken := run(False, tokens, d)):
-                tokens -= taken
-            if d < self.steps and solver.value(self.a[d]):
-                run(True, solver.value(self.p[d]), d + 1)
-        return tuple(found)
+        """The iterations of a solution."""
+        first = {i: d for (i, d), v in self.first.items() if solver.value(v)}
+        before, beside = ([solver.value(v) for v in tokens] for tokens in (self.q, self.p))
+        return run_slots(self.instance, [first[i] for i in range(len(first))], before, beside)

@@ -34,8 +34,14 @@ from formulations.hulls import ROUNDING
 from formulations.schedule import Objective, ScheduleInstance
 
 # Compiled code of one file is kept on disk until that file changes, with what it had of the others. So each version of
-# the three files has names of its own.
-_FILES = ("schedule_togo.py", "schedule_search.py", "schedule_orders.py")
+# these files has names of its own.
+_FILES = (
+    "schedule_togo.py",
+    "schedule_search.py",
+    "schedule_orders.py",
+    "schedule_fill.py",
+    "schedule_levels.py",
+)
 VERSION = sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in _FILES)).hexdigest()[:12]
 
 FloatArray = NDArray[np.float64]

@@ -21,8 +21,10 @@ from formulations.schedule import (
     replay,
 )
 from formulations.schedule_best import solve
+from formulations.schedule_fill import anneal, schedule_of, slots_of
 from formulations.schedule_floor import floor_of, value_of
-from formulations.schedule_makespan import counted_floor
+from formulations.schedule_levels import FOUND, NONE, levels, tried
+from formulations.schedule_makespan import counted_floor, fewest_steps
 from formulations.schedule_orders import _schedule, _value, ordered_schedules
 from formulations.schedule_search import search
 from formulations.schedule_togo import data_of
@@ -183,6 +185,35 @@ def test_counted_iterations_are_a_floor_of_the_makespan():
         alone = tiny(seed, requests=1, longest=6)
         assert counted_floor(alone) <= alone.alone(0)
     assert closer >= 1
+
+
+def test_counts_of_iterations_below_the_optimum_are_refuted_and_its_own_are_not():
+    """And first decodes that annealing finds are as good for most; neither is ever better."""
+    found_best = annealed_best = 0
+    for seed in range(60):
+        instance = tiny(seed, requests=3 + seed % 2, longest=4, outputs=3, spare=4)
+        best, data = brute(instance, Objective.MAKESPAN), data_of(instance, Objective.MAKESPAN)
+        steps = range(fewest_steps(instance), sum(instance.output) - len(instance) + 1)
+        tries = levels(instance, steps, best + 1)
+        found = NONE
+        while found == NONE:
+            level_value, *level = next(tries)  # the optimum's own counts at the latest
+            found, _, first = tried(instance, data, *level, 100_000)
+        assert found == FOUND, seed
+        found_best += level_value == best
+        with suppress(ValueError):
+            schedule = schedule_of(instance, data, first, level[0])
+            assert value_of(instance, schedule, Objective.MAKESPAN) >= best
+        rng = np.random.default_rng(seed)
+        for a in range(level[0], level[0] + 2):
+            first = np.zeros(len(instance), np.int64)
+            first, cost = anneal(data, first, a, slots_of(a), 300, rng)
+            if cost >= 0:
+                with suppress(ValueError):
+                    value = value_of(instance, schedule_of(instance, data, first, a), Objective.MAKESPAN)
+                    assert value >= best, seed
+                    annealed_best += value == best
+    assert found_best >= 40 and annealed_best >= 30, (found_best, annealed_best)
 
 
 @pytest.mark.parametrize("objective", Objective)
