@@ -74,6 +74,24 @@ def lines_below(y: FloatArray) -> tuple[FloatArray, FloatArray]:
     )
 
 
+def steeper_lines(y: FloatArray, lines: tuple[FloatArray, FloatArray], extra: float) -> FloatArray:
+    """Slopes c with a + b x + c z <= y[x + z - 1] + extra for every x >= 0 and z >= 1, one of each line a + b x below
+    ``y``.
+
+    Proof: with n = x + z, c = b + min over n of (y[n - 1] + extra - a - b n) / n is small enough, because what
+    is divided is not negative and z <= n. On a piece of the lower hull that is monotone, so vertices settle it.
+
+    Examples
+    --------
+    >>> steeper_lines(np.array([5.0, 5.0, 6.0]), (np.array([5.0]), np.array([0.0])), 2.0)
+    array([1.])
+    """
+    vertices = lower_hull(np.ascontiguousarray(y, np.float64))
+    n, height = vertices + 1.0, y[vertices] + extra
+    least: FloatArray = ((height[:, None] - lines[0] - lines[1] * n[:, None]) / n[:, None]).min(axis=0)
+    return lines[1] + np.maximum(least, 0.0)
+
+
 def best_line(lines: tuple[FloatArray, FloatArray], count: float, total: float) -> tuple[float, float]:
     """The line with the largest ``a * count + b * total``: best for ``count`` points of sum ``total``."""
     best = int(np.argmax(lines[0] * count + lines[1] * total))

@@ -106,8 +106,8 @@ def priced_flow(
     """Bound on the sum of completion - arrival from pricing machine time, valid for any ``price`` >= 0.
 
     Let iterations pay ``price`` for each unit of machine time before ``until``: together at most
-    price * machines * (until - arrival[0]). An iteration of length d >= constant + sum of shares can split
-    what it pays among its events as share * d / (d - constant). So
+    price * machines * (until - arrival[0]). An iteration of length d >= constant + sum of shares (``constant``:
+    of one that decodes; others have less) can split what it pays among its events as share * d / (d - constant). So
 
         sum of (completion - arrival) >= sum of (completion - arrival + what it pays) - all that is paid
 
@@ -149,56 +149,59 @@ def priced_flow(
 
 @njit(cache=True)
 def worth_of_time(release: IntArray, work: IntArray, edges: FloatArray) -> FloatArray:
-    """Jobs that a machine which always runs the available job of least work does from a moment on until it is next
-    idle, on average over each bucket between ``edges``; ``release`` must not decrease.
+    """Prices of machine time that prove ``mean_busy_flow``, on average over each bucket between ``edges``; ``release``
+    must not decrease.
 
-    A price of machine time to start from: with one unit more at a moment, all these would be done one unit sooner.
+    One more unit at a moment t goes to the job j that runs then: all that is left of it moves up, for (C[j] - t)
+    / work[j], which frees a unit at its completion C[j] for the job that comes next, if one waits.
 
     Examples
     --------
     >>> worth_of_time(np.array([0, 0]), np.array([2, 4]), np.array([0.0, 2.0, 6.0, 8.0]))
     array([1.5, 0.5, 0. ])
+    >>> worth_of_time(np.array([0, 1]), np.array([4, 2]), np.array([0.0, 1.0, 3.0, 5.0]))  # the second preempts
+    array([1.125, 1.   , 0.25 ])
     """
-    buckets = edges.shape[0] - 1
-    done, idle = np.zeros(buckets), np.zeros(buckets, np.bool_)
-    queue = [(np.int64(0), np.int64(0)) for _ in range(0)]
+    n = release.shape[0]
+    queue = [(np.int64(0), np.int64(0), np.int64(0)) for _ in range(0)]
+    job, begin, finish = np.empty(2 * n, np.int64), np.empty(2 * n, np.int64), np.empty(2 * n, np.int64)
+    end = np.zeros(n, np.int64)
     clock = np.int64(0)
-    i, n, b = 0, release.shape[0], 0
+    i, pieces = 0, 0
     while i < n or len(queue) > 0:
-        until = clock
-        if len(queue) == 0 and release[i] > clock:
-            until = release[i]
-            while b < buckets - 1 and edges[b + 1] <= clock:
-                b += 1
-            for k in range(b, buckets):
-                if edges[k] < until and edges[k + 1] > clock:
-                    idle[k] = True
-        clock = until
+        if len(queue) == 0:
+            clock = max(clock, release[i])
         while i < n and release[i] <= clock:
-            heapq.heappush(queue, (work[i], work[i]))
+            heapq.heappush(queue, (work[i], np.int64(i), work[i]))
             i += 1
-        size, left = heapq.heappop(queue)
+        size, j, left = heapq.heappop(queue)
         run = left
         if i < n and clock + left > release[i]:
             run = release[i] - clock
-        while b < buckets - 1 and edges[b + 1] <= clock:
-            b += 1
-        k = b
-        while k < buckets and edges[k] < clock + run:
-            inside = min(float(clock + run), edges[k + 1]) - max(float(clock), edges[k])
-            done[k] += max(0.0, inside) / size
-            k += 1
+        job[pieces], begin[pieces], finish[pieces] = j, clock, clock + run
+        pieces += 1
         clock += run
+        end[j] = clock
         if left > run:
-            heapq.heappush(queue, (size, left - run))
-    ahead = 0.0
-    for k in range(buckets - 1, -1, -1):
-        if idle[k]:
-            ahead = 0.0
-        jobs = done[k]
-        done[k] = ahead + jobs / 2
-        ahead += jobs
-    return done
+            heapq.heappush(queue, (size, j, left - run))
+    total, freed = np.zeros(edges.shape[0] - 1), np.zeros(n)
+    b, ahead, starts = edges.shape[0] - 2, 0.0, np.int64(-1)  # worth at the start of the piece after
+    for k in range(pieces - 1, -1, -1):
+        j = job[k]
+        if finish[k] == end[j]:
+            freed[j] = ahead if starts == end[j] else 0.0
+        if finish[k] > begin[k]:
+            while b > 0 and edges[b] >= finish[k]:
+                b -= 1
+            at = b
+            while at >= 0 and edges[at + 1] > begin[k]:
+                low, high = max(float(begin[k]), edges[at]), min(float(finish[k]), edges[at + 1])
+                if high > low:
+                    total[at] += (high - low) * (freed[j] + (end[j] - (low + high) / 2) / work[j])
+                at -= 1
+            ahead = freed[j] + (end[j] - begin[k]) / work[j]
+        starts = begin[k]
+    return total / np.diff(edges)
 
 
 def peak(f: Callable[[float], float], low: float, high: float, evaluations: int) -> float:

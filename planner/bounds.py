@@ -192,8 +192,7 @@ class PlanBounds:
     @cached_property
     def pricing(self) -> Pricing:
         """The trace as a problem with prices."""
-        stay_ps = max(self._flows_s(prompts=False).values()) * PS
-        return Pricing(self.machines, self.plan.replicas, end_ps=max(self._ends_ps.values()), stay_ps=stay_ps)
+        return Pricing(self.machines, self.plan.replicas, end_ps=max(self._ends_ps.values()))
 
     def priced(self, objective: str) -> PlanBound:
         """The best bound on one of ``PRICEABLE``, prices of time, memory and places included: what ``bound`` says,

@@ -39,9 +39,8 @@ def least_energy_j(
     }
     longest = float(stats.most_output[0])
     whole = maker.whole(longest)
-    found["idle power, work and the longest answer"] = whole.constant * longest + whole.work(stats).sum(
-        dtype=float
-    )
+    constants = whole.constant * longest + whole.reading(stats) * (longest - 1)
+    found["idle power, work and the longest answer"] = constants + whole.work(stats).sum(dtype=float)
     if not swaps:
         running = min(len(stats), step.stages * limits.sequences)  # at most, on a rank
         stored = np.partition(stats.last, len(stats) - running)[len(stats) - running :]

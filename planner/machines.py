@@ -199,7 +199,7 @@ class Machines:
         stats, ends = self.stats, []
         for p, lead, tail in self._stages:
             shares = self._makers[p].whole(float(stats.most_output[0]))
-            extra = shares.constant * stats.most_output
+            extra = shares.constant * stats.most_output + shares.reading(stats) * (stats.most_output - 1)
             ends.append(tail + rx.latest_end(stats.arrival + lead, shares.work(stats), replicas, extra))
         return max(ends)
 
@@ -222,7 +222,7 @@ class Machines:
 
                 def value(log_price: float, shares: Shares = shares, end: int = int(end)) -> float:
                     return rx.priced_flow(
-                        2.0**log_price, end, replicas, shares.constant, stats.arrival, stats.prompt,
+                        2.0**log_price, end, replicas, shares.constant + shares.decoding, stats.arrival, stats.prompt,
                         stats.last, alone.e2e_ps, alone.prompt_ps, shares.prompt, own, shares.decode,
                         elsewhere,
                     )  # fmt: skip

@@ -1,9 +1,9 @@
 """A plan and a trace as the priced problem of ``formulations.lagrangian``, and prices for it.
 
 What is sold is the time of the busiest stage of all replicas, KV memory x time of all ranks, and places for
-sequences; ``planner.bounds`` states the facts F1 to F4 that make each a limit. Prices start from the schedule of the
-one-machine relaxation that always runs the shortest job: machine time is worth as many jobs as are done from then
-until the machine is next idle. Then ``formulations.lagrangian.improve`` takes over. Nothing is random.
+sequences; ``planner.bounds`` states the facts F1 to F4 that make each a limit. Prices start from those that prove the
+one-machine relaxation that always runs the shortest job; ``formulations.lagrangian.improve`` makes them better, then
+once more with company besides. Nothing is random.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,29 @@ from planner.machines import Machine, Machines
 from planner.shares import SAFE
 from profiles.stepcost import PS
 
-PACES = (1.0, 3.0)
+PACES = (1.0, 3.0, 6.0)
 """How many lone decodes long the iterations are that the lines below the tables suit."""
 
-SCALES = (0.03, 0.12, 0.25, 0.5, 1.0)
+SCALES = (0.0, 0.5, 0.7, 0.85, 1.0, 1.25)
 """Parts of the first prices that are tried."""
 
-ROUNDS = 20
-"""Of looking for better prices."""
+PARTS = (0.5, 1.0)
+"""First prices of company that are tried, see ``formulations.lagrangian.with_company``."""
 
-BUCKETS = (24, 1000)
+ROUNDS = (8, 28)
+"""Of looking for better prices, without company and with it."""
+
+MANY = 4000
+"""Requests from which on fewer buckets, first prices and rounds have to do."""
+
+BUCKETS = (40, 1000)
 """Fewest and most."""
+
+COARSE = 48
+"""Buckets with which is found out how many there can be."""
+
+PAIRS = (2e5, 5e5)
+"""Pairs of buckets that all requests together may look at: of few requests, and of ``MANY``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,22 +53,30 @@ class Priced:
 
     def record(self) -> dict[str, Any]:
         """For JSON: edges of buckets in seconds after the first arrival; prices by resource and bucket, in requests
-        (seconds of delay per second) of machine time, per token of KV cache, and per sequence."""
+        (seconds of delay per second) of machine time, per token of KV cache, and per sequence; those of company by
+        request, in the buckets from its arrival on."""
         prices = self.prices
+        company = np.round(prices.company, 4)
         return {
             "pace": self.pace,
             "edges_s": [float(edge) / PS for edge in prices.edges],
             "machine": prices.machine.tolist(),
             "memory": prices.memory.tolist(),
             "place": prices.place.tolist(),
+            "company": [own.tolist() for own in np.split(company, prices.offset[1:-1])]
+            if len(company)
+            else [],
         }
 
 
 def prices_of(record: dict[str, Any]) -> tuple[lg.Prices, float]:
     """Prices and pace from what ``Priced.record`` wrote."""
+    company = [np.array(own, np.float64) for own in record["company"]]
     return lg.Prices(
         edges=np.rint(np.array(record["edges_s"], np.float64) * PS),
         **{name: np.array(record[name], np.float64) for name in ("machine", "memory", "place")},
+        company=np.concatenate([np.zeros(0), *company]),
+        offset=np.cumsum([0, *map(len, company)], dtype=np.int64),
     ), float(record["pace"])
 
 
@@ -64,10 +84,9 @@ class Pricing:
     """The priced problems of one plan on one trace, for costs of ``before`` per unit of time before a request's first
     token and ``after`` per unit after it (per second, the same for all requests)."""
 
-    def __init__(self, machines: Machines, replicas: int, *, end_ps: int, stay_ps: float) -> None:
-        """``end_ps``, ``stay_ps``: earliest end of all, and least mean time from arrival to last token, known so far:
-        buckets are chosen by them."""
-        self.machines, self.replicas, self.end_ps, self.stay_ps = machines, replicas, end_ps, stay_ps
+    def __init__(self, machines: Machines, replicas: int, *, end_ps: int) -> None:
+        """``end_ps``: earliest end of all known so far, by which buckets are chosen."""
+        self.machines, self.replicas, self.end_ps = machines, replicas, end_ps
 
     def requests(self, before: float, after: float, pace: float) -> lg.Requests:
         """The problem, with lines below the tables that suit iterations ``pace`` lone decodes long."""
@@ -90,10 +109,11 @@ class Pricing:
             prompt_tokens=stats.prompt.astype(np.float64),
             tokens=tokens,
             share=share,
-            own=np.maximum(own, constant + share),
+            own=np.maximum(own, constant + float(shares.decoding) + share),
             context=contexts.astype(np.float64),
             again_share=_rising(shares.prompt, 0)[contexts],
             constant=constant,
+            token_constant=constant + float(shares.decoding),
             rest=float(elsewhere),
             speed=float(self.replicas),
             room=float(self.replicas * limits.ranks * limits.kv),
@@ -102,20 +122,34 @@ class Pricing:
 
     def best(self, before: float, after: float, *, effort: float = 1.0) -> Priced:
         """The best bound found; ``effort`` scales the rounds of looking for better prices."""
-        n = len(self.machines.stats)
-        edges = self._edges(self._buckets())
+        many = len(self.machines.stats) > MANY
+        edges = self._edges(self._buckets(before, after))
         first = self._first(edges, before, after)
         found: list[tuple[float, float, lg.Prices]] = []
-        for pace in PACES[: 2 if n <= 4000 else 1]:
-            problem = self.requests(before, after, pace)
-            for scale in SCALES:
-                prices = _with_crumbs(edges, scale * first, problem)
-                found.append((lg.evaluate(problem, prices), pace, prices))
-        value, pace, prices = max(found, key=lambda entry: entry[0])
-        rounds = round(effort * ROUNDS)
-        better, improved = lg.improve(self.requests(before, after, pace), prices, rounds=rounds)
-        if better > value:
-            value, prices = better, improved
+
+        def look(pace: float, prices: lg.Prices) -> None:
+            found.append((lg.evaluate(self.requests(before, after, pace), prices), pace, prices))
+
+        def best() -> tuple[float, float, lg.Prices]:
+            return max(found, key=lambda entry: entry[0])
+
+        for scale in SCALES[2::2] if many else SCALES:
+            look(PACES[1], self._with_crumbs(edges, scale * first))
+        for pace in PACES[::2]:
+            look(pace, best()[2])
+        _, pace, prices = best()
+        problem, rounds = (
+            self.requests(before, after, pace),
+            [round(effort * r / (1 + 3 * many)) for r in ROUNDS],
+        )
+        value, prices = lg.improve(problem, prices, rounds=rounds[0])
+        found.append((value, pace, prices))
+        if after > 0:
+            starts = [lg.with_company(problem, prices, part) for part in PARTS]
+            start = max(starts, key=lambda each: lg.evaluate(problem, each))
+            value, prices = lg.improve(problem, start, rounds=rounds[1])
+            found.append((value, pace, prices))
+        value, pace, prices = best()
         # Evaluated as whoever reads the record will.
         prices, _ = prices_of(Priced(value_ps=value, prices=prices, pace=pace).record())
         return Priced(value_ps=self.evaluate(prices, pace, before, after), prices=prices, pace=pace)
@@ -131,25 +165,26 @@ class Pricing:
         lone = lone or int(m.alone.ttft_ps.min())
         return float(self.end_ps - m.stats.arrival[0]) * self.replicas / (pace * max(1, lone))
 
-    def _buckets(self) -> int:
-        """As many as a few seconds allow: a pass takes as long as pairs of buckets that requests stay in."""
+    def _buckets(self, before: float, after: float) -> int:
+        """As many as a few seconds allow: a pass takes as long as pairs of buckets that requests look at, and they look
+        ahead until time alone costs as much as their best answer."""
         n = len(self.machines.stats)
-        span = max(1.0, float(self.end_ps - self.machines.stats.arrival[0]))
-        seen = min(1.0, 8 * self.stay_ps / span)  # what prices ask for counts as well
-        pairs = min(4e4, (4e6 if n <= 4000 else 2e7) / n)
-        return int(np.clip(pairs**0.5 / seen, *BUCKETS))
+        edges = self._edges(COARSE)
+        prices = self._with_crumbs(edges, self._first(edges, before, after))
+        problem = self.requests(before, after, PACES[1])
+        cost = (lg.evaluate(problem, prices) + prices.charged(problem)) / n / (after or before)
+        pairs = min(1e3, PAIRS[n > MANY] / n)
+        return int(np.clip(pairs**0.5 * edges[-1] / max(cost, 1.0), *BUCKETS))
 
     def _edges(self, buckets: int) -> FloatArray:
-        """Half of them equally long, half with equally many arrivals, past the earliest end of all."""
+        """Half of them with equally many arrivals, the others equally long, past the earliest end of all."""
         stats, alone = self.machines.stats, self.machines.alone
         release = (stats.arrival - stats.arrival[0]).astype(np.float64)
         end = float(self.end_ps - stats.arrival[0])
         horizon = np.rint(max(1.3 * end, end + 5 * float(alone.e2e_ps.mean())))
-        marks = [
-            np.linspace(0, horizon, buckets // 2 + 1),
-            np.quantile(release, np.linspace(0, 1, buckets // 2)),
-        ]
-        edges = np.unique(np.rint(np.concatenate(marks)))
+        marks = np.unique(np.quantile(release, np.linspace(0, 1, buckets // 2)))
+        marks = np.concatenate([marks, np.linspace(0, horizon, buckets - len(marks) + 1)])
+        edges = np.unique(np.rint(marks))
         kept = edges[np.concatenate([[True], np.diff(edges) > 1e-4 * horizon])]
         kept[-1] = horizon
         return kept if len(kept) > 1 else np.array([0.0, max(1.0, horizon)])
@@ -160,16 +195,16 @@ class Pricing:
         release = self.machines.stats.arrival - self.machines.stats.arrival[0]
         return worth_of_time(release, work, edges) * (after or before)
 
-
-def _with_crumbs(edges: FloatArray, machine: FloatArray, problem: lg.Requests) -> lg.Prices:
-    """Steps are multiplicative, so that no price may start at nothing."""
-    machine = machine + 1e-3 * max(float(machine.mean()), 1e-3)
-    return lg.Prices(
-        edges=edges,
-        machine=machine,
-        memory=machine * (1e-3 * problem.speed / problem.room),
-        place=machine * (1e-2 * problem.speed / problem.places),
-    )
+    def _with_crumbs(self, edges: FloatArray, machine: FloatArray) -> lg.Prices:
+        """Steps are in proportion to prices, so that none may start at nothing."""
+        limits, stages = self.machines.limits, self.machines.step.stages
+        machine = machine + 1e-3 * max(float(machine.mean()), 1e-3)
+        return lg.Prices(
+            edges=edges,
+            machine=machine,
+            memory=machine * 1e-3 / (limits.ranks * limits.kv),
+            place=machine * 1e-2 / (stages * limits.ranks * limits.sequences),
+        )
 
 
 def _stretches(prompt: IntArray, last: IntArray, wanted: bool) -> tuple[FloatArray, IntArray]:

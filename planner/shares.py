@@ -72,12 +72,20 @@ class Shares:
     """What each event pays of the iterations it is in; together they pay at most all of it.
 
     ``prompt[x]`` for a prompt of x tokens, ``decode[c]`` for a later token that reads c. ``constant`` is
-    what every iteration costs besides (0 where it is split among the events).
+    what every iteration costs besides (0 where it is split among the events), ``decoding`` what one with decodes
+    costs besides that.
     """
 
     prompt: IntArray
     decode: IntArray
     constant: int
+    decoding: int = 0
+
+    def reading(self, stats: TraceStats) -> int:
+        """What each later token of a request that pays its iterations' constants adds to them, however it is made:
+        ``decoding``, or by what recomputation is dearer."""
+        dearer = (self.prompt - self.decode)[stats.smallest :]
+        return int(min(self.decoding, dearer.min())) if stats.decodes else 0
 
     def work(self, stats: TraceStats) -> IntArray:
         """Sum of the shares of each request."""
@@ -91,6 +99,8 @@ class ShareMaker:
 
     Proof: replace each table by a line or plane below it with non-negative coefficients (hull lemma in
     ``formulations.hulls``). Terms linear in tokens, sequences and tokens read belong to events.
+    Tokens of prompts pay more than those of decodes: a prompt's iteration launches kernels of its own, which
+    counts fully, as the least over all sizes of (what is above the line, and the launch) / tokens.
     Constants, one per iteration, are split by theta, which adds up to at most 1 over the events of a
     rank in one iteration by F2 and F3: tokens held / M ("memory"), new tokens / N ("tokens"), or
     1 / max_seqs ("sequences"). A later token may also come from a recomputation of its context, so it
@@ -105,6 +115,7 @@ class ShareMaker:
         if limits.ranks == 1:  # both are functions of the same n: one hull is tighter than two
             local, shared = local + shared[: len(local)], np.zeros(2)
         self.local = hulls.lines_below(local[1:])
+        self.chunks = hulls.steeper_lines(local[1:], self.local, tables.launch)
         self.shared = hulls.lines_below(shared[1:])
         self.head = hulls.lines_below(tables.head[1:])
         by_memory, by_sequences = stats.read / limits.kv, stats.decodes / limits.sequences
@@ -141,22 +152,28 @@ class ShareMaker:
         whole: bool,
     ) -> Shares:
         tables, limits, stats, scale = self.tables, self.limits, self.stats, self.tables.scale
-        if whole:  # one rank at least pays the constant of local whole, the slowest in time
-            a0, a1 = hulls.best_line(self.local, rounds, scale * stats.tokens)
-        else:
-            a0, a1 = hulls.best_line(self.local, rounds, stats.tokens)
+        constants, slopes = self.local
+        tokens = slopes * stats.decodes + self.chunks * (stats.tokens - stats.decodes)
+        # Where constants are whole one rank at least pays that of local, the slowest in time.
+        best = int(np.argmax(constants * rounds + (scale if whole else 1.0) * tokens))
+        a0, a1, chunk = float(constants[best]), float(slopes[best]), float(self.chunks[best])
+        if not whole:
             rounds /= limits.ranks
         s0, s1 = hulls.best_line(self.shared, rounds, stats.tokens)
         h0, h1 = hulls.best_line(self.head, rounds, stats.events)
         u, v, w = self.plane
         x = np.arange(stats.longest + 1, dtype=np.float64)
-        prompt = scale * (a1 * x + tables.prompt + tables.launch * x / limits.tokens) + s1 * x + h1
+        prompt = scale * (chunk * x + tables.prompt) + s1 * x + h1
         theta = x / limits.kv if self.decode_memory else 1 / limits.sequences
+        left = u if whole and limits.ranks == 1 else 0.0  # not split either
+        u -= left
         decode = scale * (a1 + u * theta + v + w * np.maximum(x - stats.smallest, 0)) + s1 + h1
         constant = scale * a0 + (s0 + h0) / limits.ranks
         prompt += constant * theta_prompt
+        decode += constant * theta_decode
         return Shares(
             prompt=hulls.floor_int(prompt),
-            decode=hulls.floor_int(np.minimum(decode + constant * theta_decode, prompt)),
+            decode=hulls.floor_int(np.minimum(decode, prompt)),
             constant=int((a0 + s0 + h0) * hulls.ROUNDING) if whole else 0,
+            decoding=int(left * hulls.ROUNDING),
         )

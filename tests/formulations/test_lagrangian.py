@@ -13,21 +13,23 @@ QUIET = settings(deadline=None, max_examples=300, derandomize=True)
 
 
 def problem(rng, n, constant):
-    """One machine; tokens of request i have share[i] and need constant + share[i], prompts likewise."""
+    """One machine; tokens of request i have share[i] and need constant + reading + share[i], prompts no reading."""
+    reading = float(rng.integers(0, 3))
     share, prompt = rng.integers(0, 6, n).astype(float), rng.integers(1, 9, n).astype(float)
     later, length = rng.integers(0, 7, n).astype(float), rng.integers(1, 5, n).astype(float)
     before, after = (1.0, 1.0) if rng.random() < 0.5 else (1.3, 0.3)
     one = np.zeros((n, lg.SEGMENTS - 1))
-    wide = [np.concatenate([column[:, None], one], axis=1) for column in (later, share, constant + share)]
+    fixed = constant + reading
+    wide = [np.concatenate([column[:, None], one], axis=1) for column in (later, share, fixed + share)]
     tokens, shares, own = wide
     return lg.Requests(
         release=np.sort(rng.integers(0, 30, n)).astype(float) * (rng.random() < 0.6),
         before=np.full(n, before), after=np.full(n, after),
-        alone=before * (constant + prompt) + after * later * (constant + share),
+        alone=before * (constant + prompt) + after * later * (fixed + share),
         prompt_time=constant + prompt, prompt_share=prompt, prompt_area=length * (constant + prompt) / 2,
         prompt_tokens=length, tokens=tokens, share=shares, own=own,
         context=np.repeat(length[:, None] + 1, lg.SEGMENTS, axis=1),
-        again_share=np.full((n, lg.SEGMENTS), 1e6), constant=float(constant), rest=0.0,
+        again_share=np.full((n, lg.SEGMENTS), 1e6), constant=float(constant), token_constant=fixed, rest=0.0,
         speed=1.0, room=float(rng.integers(8, 30)), places=float(rng.integers(1, 5)),
     )  # fmt: skip
 
@@ -50,7 +52,7 @@ def schedule(requests, rng):
         if not batch:
             clock += 0.5
             continue
-        clock += time
+        clock += time + any(started[batch]) * (requests.token_constant - requests.constant)
         for i in batch:
             if started[i]:
                 left[i] -= 1
@@ -63,14 +65,20 @@ def schedule(requests, rng):
     return total
 
 
-def some_prices(rng, most):
+def some_prices(rng, most, requests=None):
+    """For company too where ``requests`` are given."""
     buckets = int(rng.integers(1, 20))
     edges = np.concatenate([[0.0], np.cumsum(rng.uniform(0.1, 2.0, buckets))])
     scale = 10 ** rng.uniform(-2, 1, 3)
     table = rng.exponential(1, (3, buckets)) * (rng.random((3, buckets)) < 0.8) * scale[:, None]
-    return lg.Prices(
+    found = lg.Prices(
         edges=edges * most / edges[-1], machine=table[0] * 5, memory=table[1] / 20, place=table[2]
     )
+    if requests is None:
+        return found
+    stretch = rng.integers(0, buckets - found.first(requests) + 1)
+    company = rng.exponential(rng.choice([0.1, 0.5, 2.0]), stretch.sum())
+    return replace(found, company=company, offset=np.concatenate([[0], np.cumsum(stretch)]))
 
 
 @QUIET
@@ -79,12 +87,70 @@ def test_no_prices_prove_too_much(seed, n, constant):
     """Random prices, and those that are looked for, against random schedules."""
     rng = np.random.default_rng(seed)
     requests = problem(rng, n, constant)
-    found = [some_prices(rng, float(rng.uniform(5, 200))) for _ in range(5)]
-    value, better = lg.improve(requests, found[0], rounds=4)
-    assert value == lg.evaluate(requests, better) >= lg.evaluate(requests, found[0])
+    found = [some_prices(rng, float(rng.uniform(5, 200)), requests) for _ in range(5)]
+    found += [lg.with_company(requests, some_prices(rng, 60.0), 0.5)]
+    value, better = lg.improve(requests, found[-1], rounds=4)
+    assert value == lg.evaluate(requests, better) >= lg.evaluate(requests, found[-1])
     proven = max(lg.evaluate(requests, prices) for prices in (*found, better))
     for _ in range(6):
         assert proven <= schedule(requests, rng) * (1 + 1e-9), seed
+
+
+def lone(tokens, alone, **changes):
+    """One request, one machine that it has to itself: a prompt of 12, or tokens of 5 each after a prompt of nothing."""
+    prompt = 0.0 if tokens else 9.0
+    requests = lg.Requests(
+        release=np.zeros(1), before=np.ones(1), after=np.ones(1), alone=np.array([alone]),
+        prompt_time=np.array([0.0 if tokens else alone]), prompt_share=np.array([prompt]), prompt_area=np.zeros(1),
+        prompt_tokens=np.ones(1), tokens=np.array([[tokens, 0.0]]), share=np.ones((1, 2)), own=np.full((1, 2), 5.0),
+        context=np.ones((1, 2)), again_share=np.full((1, 2), 1e6), constant=0.0 if tokens else 3.0,
+        token_constant=4.0, rest=0.0, speed=1.0, room=1.0, places=1.0,
+    )  # fmt: skip
+    return replace(requests, **changes)
+
+
+@pytest.mark.parametrize(
+    "tokens, alone, more",
+    [
+        (10.0, 50.0, {"token_constant": 4.04}),
+        (10.0, 50.0, {"share": np.full((1, 2), 1.01)}),
+        (0.0, 12.0, {"constant": 3.03}),
+        (0.0, 12.0, {"prompt_share": np.array([9.09])}),
+    ],
+)
+def test_company_leaves_no_slack(tokens, alone, more):
+    """It fills the machine, so what it pays for its constants and shares is all that there is: 1 % more of either
+    would prove more than it takes."""
+    none = np.zeros(2)
+    prices = lg.Prices(
+        edges=np.array([0.0, alone, 200.0]), machine=none, memory=none, place=none, company=np.array([0.5]),
+        offset=np.array([0, 1]),
+    )  # fmt: skip
+    assert np.isclose(lg.evaluate(lone(tokens, alone), prices), alone, rtol=1e-6)
+    assert lg.evaluate(lone(tokens, alone, **more), prices) > alone * 1.0005
+
+
+def test_company_sees_prompts_between_tokens():
+    """One request makes 30 tokens while ten prompts of 4 arrive, most of them before its end: without company prices
+    prove half a unit of delay, with it 18."""
+    rng = np.random.default_rng(0)
+    n = 11
+    tokens = np.zeros((n, lg.SEGMENTS))
+    tokens[0, 0] = 30
+    requests = replace(
+        problem(rng, n, 3), release=np.arange(n) * 12.0, before=np.ones(n), after=np.ones(n), tokens=tokens,
+        alone=np.array([3 + 1 + 30 * 3.1, *[7.0] * 10]), prompt_share=np.array([1.0, *[4.0] * 10]),
+        prompt_time=np.array([4.0, *[7.0] * 10]), prompt_area=np.zeros(n), share=np.full((n, lg.SEGMENTS), 0.1),
+        own=np.full((n, lg.SEGMENTS), 3.1), token_constant=3.0, context=np.ones((n, lg.SEGMENTS)), room=1e9,
+        places=1e9,
+    )  # fmt: skip
+    prices = lg.Prices(
+        edges=np.linspace(0, 300, 61), machine=np.full(60, 0.05), memory=np.zeros(60), place=np.zeros(60)
+    )
+    without, _ = lg.improve(requests, prices, rounds=40)
+    value, _ = lg.improve(requests, lg.with_company(requests, prices, 0.7), rounds=40)
+    assert without < requests.alone.sum() + 1
+    assert requests.alone.sum() + 18 < value <= min(schedule(requests, rng) for _ in range(30))
 
 
 def test_prices_of_nothing_prove_solitude():

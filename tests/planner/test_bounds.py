@@ -257,6 +257,10 @@ TIGHT = {
         {"local_ps": table(900 * M, 0)}, burst(40, 64, 1), "makespan",
         "work of stage 1, iterations counted by tokens",
     ),
+    "launches": (
+        {"local_ps": table(900 * M, 9 * M), "prefill_launch_ps": np.array([500 * M])}, burst(40, 64, 1),
+        "makespan", "work of stage 1, iterations counted by tokens",
+    ),
     "iterations by sequences": (
         {"local_ps": table(900 * M, 0)}, burst(8, 1, 60), "makespan",
         "work of stage 1, iterations counted by sequences",

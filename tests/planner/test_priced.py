@@ -42,7 +42,10 @@ def any_prices(bounds, rng):
     edges = bounds.pricing._edges(int(rng.integers(2, 30)))
     shape = rng.exponential(1, (3, len(edges) - 1)) * 10 ** rng.uniform(-2, 1, (3, 1))
     keep = (rng.random((3, 1)) < 0.8) * shape
-    return lg.Prices(edges=edges, machine=keep[0] * 4, memory=keep[1] / 20, place=keep[2] / 4)
+    found = lg.Prices(edges=edges, machine=keep[0] * 4, memory=keep[1] / 20, place=keep[2] / 4)
+    stretch = rng.integers(0, len(edges) - found.first(bounds.pricing.requests(1.0, 1.0, 1.0)))
+    company = rng.exponential(rng.choice([0.05, 0.5, 2.0]), stretch.sum())
+    return replace(found, company=company, offset=np.concatenate([[0], np.cumsum(stretch)]))
 
 
 @pytest.mark.parametrize("seed", range(36))
@@ -104,6 +107,7 @@ BREAKS = {
     "work": ("iterations by tokens", ShareMaker, "_shares"),
     "longest end": ("longest answer", Machines, "longest_end_ps"),
     "KV memory x time": ("memory", Machines, "_area"),
+    "launches": ("launches", ShareMaker, "_shares"),
     "places x time": ("places", Machines, "all"),
     "priced machine time": ("priced machine time", Machines, "priced_flow_ps"),
     "alone": ("unloaded", Alone, "e2e_ps"),
