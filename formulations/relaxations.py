@@ -160,7 +160,7 @@ def worth_of_time(release: IntArray, work: IntArray, edges: FloatArray) -> Float
     >>> worth_of_time(np.array([0, 0]), np.array([2, 4]), np.array([0.0, 2.0, 6.0, 8.0]))
     array([1.5, 0.5, 0. ])
     >>> worth_of_time(np.array([0, 1]), np.array([4, 2]), np.array([0.0, 1.0, 3.0, 5.0]))  # the second preempts
-    array([1.125, 1.   , 0.25 ])
+    array([1.375, 1.25 , 0.5  ])
     """
     n = release.shape[0]
     queue = [(np.int64(0), np.int64(0), np.int64(0)) for _ in range(0)]

@@ -173,7 +173,7 @@ class Pricing:
         prices = self._with_crumbs(edges, self._first(edges, before, after))
         problem = self.requests(before, after, PACES[1])
         cost = (lg.evaluate(problem, prices) + prices.charged(problem)) / n / (after or before)
-        pairs = min(1e3, PAIRS[n > MANY] / n)
+        pairs = min(200.0, PAIRS[n > MANY] / n)
         return int(np.clip(pairs**0.5 * edges[-1] / max(cost, 1.0), *BUCKETS))
 
     def _edges(self, buckets: int) -> FloatArray:
