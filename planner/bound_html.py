@@ -4,7 +4,7 @@ from planner import figures
 from planner.bound_curve import AXES, Point
 from planner.bound_report import BoundReport
 from planner.bound_rows import Scheduler
-from planner.bound_text import curve_points, quantity, rate_text
+from planner.bound_text import curve_points, quantity, rate_text, times_rows
 from planner.html import STYLE
 from planner.page import Element, document, figure, node, pairs, section, table
 
@@ -49,6 +49,7 @@ def _bound(report: BoundReport) -> Element:
         found = quantity(best.value, unit)
         proven = "proven best" if best.optimal else f"no schedule gets below {quantity(best.bound, unit)}"
         rows.append(("exact", f"{found}, {proven}; {best.class_words}"))
+    rows += times_rows(report)
     others = [[name, quantity(value, unit)] for name, value in report.bound.others.items()]
     notes = [node("p", f"Note: {note}") for note in report.notes]
     return section(

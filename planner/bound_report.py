@@ -6,7 +6,7 @@ of the table (``planner.schedulers``) is in its class; ``planner.gap`` says wher
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from planner.contest import Served, contest
 from planner.errors import NoFeasiblePlan
 from planner.exact import Exact, exact, why_not
 from planner.gap import Gap, gap_of
+from planner.intervals import Interval
 from planner.objective import Objective
 from planner.pipeline import Candidate, Evaluator, fitted, goodput_limits
 from planner.placement import place
@@ -51,7 +52,9 @@ class BoundReport:
 
     ``bound`` holds for ``class_words``, and ``proof`` names the section of the documentation that proves it.
     ``exact``: what CP-SAT proves of a narrower class, where it was asked and could. ``curve``: the same where
-    memory or load is another. ``joint``: for TTFT, of the plan's own scheduler and the best.
+    memory or load is another. ``joint``: for TTFT, of the plan's own scheduler and the best. ``own``: the
+    plan's own scheduler; of its time ``provenance`` (seconds by source), and between what its value is expected,
+    None where no error is known. ``sources``: of operation times and overheads, in words.
     """
 
     headline: str
@@ -67,6 +70,10 @@ class BoundReport:
     notes: tuple[str, ...]
     curve: tuple[Point, ...] = ()
     joint: tuple[Joint, ...] = ()
+    own: str = ""
+    provenance: dict[str, float] = field(default_factory=dict)
+    expected: Interval | None = None
+    sources: str = ""
 
     def to_frame(self) -> "pd.DataFrame":
         """A table of pandas, see ``planner.frames``."""
@@ -110,7 +117,7 @@ def bound_report(
     goal = BOUNDED[objective]
     progress("compiling cost tables")
     evaluator = Evaluator(question, tables=tables, silicon=silicon)
-    setting = _setting(question, evaluator, plan)
+    pool, setting = _setting(question, evaluator, plan)
     check_vary(setting, vary)
     if objective == "goodput" and not setting.slo_s:
         raise InputError("goodput counts requests that meet SLOs: give --slo of ttft, tpot or e2e")
@@ -143,6 +150,12 @@ def bound_report(
             outcomes = [outcome for _, outcome, _ in served]
             step = setting.roomy(setting.whole)
             best = exact(step, plan, trace, objective, limits, floor_s=bound.value, known=outcomes)
+    mine = own_row(rows, plan.engine)
+    provenance = {} if mine is None else dict(served[mine][1].provenance)
+    expected = None
+    if mine is not None:
+        found = evaluator.intervals(pool, plan, {goal.metric: rows[mine].value}, provenance)
+        expected = found.of.get(goal.metric)
     return BoundReport(
         headline=f"{question.model.name} on {plan.devices} x {evaluator.sources[0].split(':')[0]}, {plan.label}\n"
         f"trace {trace.name}: {len(trace):,} requests in {trace.duration_s:.4g} s, prompt "
@@ -159,10 +172,15 @@ def bound_report(
         notes=tuple(notes),
         curve=tuple(curve),
         joint=tuple(_joint(setting, rows, served, goal)),
+        own="" if mine is None else rows[mine].name,
+        provenance=provenance,
+        expected=expected,
+        sources="; ".join([*evaluator.sources, *evaluator.overheads]),
     )
 
 
-def _setting(question: Question, evaluator: Evaluator, plan: Plan) -> Setting:
+def _setting(question: Question, evaluator: Evaluator, plan: Plan) -> tuple[int, Setting]:
+    """On the first pool that takes the plan."""
     reasons = []
     for i, pool in enumerate(question.fleet.pools):
         check_clocks(pool, [plan.clock_mhz], ["plan"])
@@ -176,7 +194,7 @@ def _setting(question: Question, evaluator: Evaluator, plan: Plan) -> Setting:
             engine = replace(own, policy=name)
             candidate = Candidate(plan=replace(plan, engine=engine), pool=i, placement=place(plan, pool))
             steps.append(evaluator.step(candidate))
-        return Setting(
+        return i, Setting(
             trace=question.trace, plan=plan, chunked=steps[0], whole=steps[1],
             slo_s=goodput_limits(question.slos),
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from textwrap import wrap
 from typing import Any
@@ -11,10 +11,11 @@ from planner.bound_curve import Point
 from planner.bound_report import BoundReport
 from planner.bound_rows import Scheduler
 from planner.deployable import ENGINES
+from planner.intervals import between
 from planner.objective import Objective
 from planner.printable import printable
 from planner.printable import quantity as whole_quantity
-from planner.report import WIDTH
+from planner.report import WIDTH, profile_words
 
 NAME = 13
 BARS = "▁▂▃▄▅▆▇█"
@@ -55,9 +56,21 @@ def to_text(report: BoundReport, *, colour: bool = False) -> str:
         lines += ["", paint(f"{gap.scheduler} loses {total} to the bound:")]
         for part in gap.parts:
             lines += _row(f"{part.name:<{NAME}}{quantity(part.value, unit):>10} ", part.words)
+    lines += ["", *(line for name, words in times_rows(report) for line in _row(f"{name:<{NAME}}", words))]
     for note in report.notes:
         lines += wrap(f"note: {printable(note)}", WIDTH, break_on_hyphens=False)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def times_rows(report: BoundReport) -> Iterator[tuple[str, str]]:
+    """Where the times come from, and how sure they are."""
+    if found := report.expected:
+        yield "expected", (
+            f"{between(found.low, found.high)} of {report.own} in nine of ten cases, by errors of {found.source} "
+            "(docs/fidelity.md)"
+        )  # fmt: skip
+    if report.own:
+        yield "profile", f"{report.own}: {profile_words(report.provenance, report.sources)}"
 
 
 def _row(head: str, text: str) -> list[str]:
@@ -183,6 +196,10 @@ def to_json(report: BoundReport) -> str:
         ],
         "joint": [asdict(each) for each in report.joint],
         "curve": [_point_dict(each) for each in report.curve],
+        "own": report.own or None,
+        "expected": None if report.expected is None else asdict(report.expected),
+        "provenance": report.provenance,
+        "sources": report.sources,
         "notes": list(report.notes),
     }
     return json.dumps(content, indent=2, allow_nan=False)

@@ -313,21 +313,22 @@ class Evaluator:
             provenance=outcome.provenance,
             wait_s=float(waits.mean() / PS) if served.any() else 0.0,
             memory=footprint(question.model, plan, step.kv_blocks, self.longest),
-            intervals=self._intervals(candidate, values | {slo.key: slo.value for slo in slos}, outcome),
+            intervals=self.intervals(
+                candidate.pool, plan, values | {slo.key: slo.value for slo in slos}, outcome.provenance
+            ),
         )
         return self.objective.score(value), result.acceptable, result
 
-    def _intervals(self, candidate: Candidate, values: Metrics, outcome: Outcome) -> Intervals:
-        """By the errors of servers of this kind."""
+    def intervals(self, pool: int, plan: Plan, values: Metrics, provenance: Mapping[str, float]) -> Intervals:
+        """Of times of a plan, by the errors of servers of this kind."""
         question = self.question
         kind = Kind(
-            device=question.fleet.pools[candidate.pool].device.name,
-            policy=candidate.plan.engine.policy,
+            device=question.fleet.pools[pool].device.name,
+            policy=plan.engine.policy,
             experts=any(isinstance(block.ffn, MoE) for block in question.model.decoder.blocks),
-            modelled=outcome.provenance["modelled"] / (sum(outcome.provenance.values()) or 1.0),
+            modelled=provenance["modelled"] / (sum(provenance.values()) or 1.0),
         )
-        last_s = float(question.trace.arrival_s[-1])
-        return intervals(values, last_s, self.compilers[candidate.pool].engine, kind)
+        return intervals(values, float(question.trace.arrival_s[-1]), self.compilers[pool].engine, kind)
 
     def lowest(self, candidates: Sequence[Candidate]) -> list[tuple[float, Candidate] | None]:
         """For each SLO what no scheduler of any plan gets below, and whose bound that is; None without a bound."""

@@ -336,8 +336,13 @@ def winner_rows(answer: "Answer") -> Iterator[tuple[str, str]]:
             "in brackets",
             f"where nine of ten are expected, by errors of {best.intervals.source} (docs/fidelity.md)",
         )
-    shares = ", ".join(f"{share}% {name}" for name, share in percentages(best.provenance).items() if share)
-    yield "profile", f"{shares or 'nothing'} (share of predicted time); {answer.profile_text}"
+    yield "profile", profile_words(best.provenance, answer.profile_text)
+
+
+def profile_words(provenance: dict[str, float], sources: str) -> str:
+    """Where predicted time comes from: shares of it, and the sources."""
+    shares = ", ".join(f"{share}% {name}" for name, share in percentages(provenance).items() if share)
+    return f"{shares or 'nothing'} (share of predicted time); {sources}"
 
 
 def _spaced(cells: list[str], widths: list[int]) -> str:

@@ -313,3 +313,14 @@ def test_a_bound_counts_on_the_memory_of_either_kind():
     less = replace(even, whole=replace(step, kv_blocks=step.kv_blocks // 3))
     for name in BOUNDED:
         assert less.bound(name, swaps=True).value == even.bound(name, swaps=True).value
+
+
+def test_its_times_have_a_source_and_an_interval(reports):
+    found = reports["latency"]
+    assert found.own == "vllm-v1 fcfs" and found.provenance["modelled"] > 0 and "engine overhead" in found.sources
+    (own,) = (row for row in found.schedulers if row.name == found.own)
+    assert found.expected.low < own.value < found.expected.high
+    assert json.loads(bound_text.to_json(found))["expected"]["source"] == found.expected.source
+    text = " ".join(bound_text.to_text(found).split())
+    assert f"of {found.own} in nine of ten cases" in text and "100% modelled" in text
+    assert reports["energy"].expected is None and "in nine of ten" not in bound_text.to_text(reports["energy"])
