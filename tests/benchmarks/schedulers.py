@@ -244,16 +244,18 @@ def figure_hybrid(requests: int) -> None:
 
 
 def jaillet(rng: np.random.Generator, *, online: bool, scale: int = 1) -> UnitInstance:
-    """Their synthetic instances as we recall them: memory 30 to 50, prompts 1 to 5, outputs up to what fits; 40 to
-    60 requests at once, or a Poisson stream of 0.5 to 1.5 per unit over 40 to 60 units. ``scale`` divides memory,
-    prompts and requests, so that an optimum can be proven."""
+    """Their synthetic instances: one prompt size for all requests of an instance, as in the authors' code (GitHub
+    anonymouspeople111/neurips2025-code, commit 0c1dc495, ``MC-SF_synthetic.py``). It has no ranges; these are as we
+    recall them from the paper: memory 30 to 50, prompts 1 to 5, outputs up to what fits; 40 to 60 requests at once, or
+    a Poisson stream of 0.5 to 1.5 per unit over 40 to 60 units. ``scale`` divides memory, prompts and requests, so
+    that an optimum can be proven."""
     kv = int(rng.integers(30 // scale, 50 // scale + 1))
     if online:
         span = int(rng.integers(40 // scale, 60 // scale + 1))
         arrival = np.repeat(np.arange(span), rng.poisson(rng.uniform(0.5, 1.5), span))
     else:
         arrival = np.zeros(int(rng.integers(40 // scale, 60 // scale + 1)), np.int64)
-    prompt = rng.integers(1, max(1, 5 // scale) + 1, len(arrival))
+    prompt = np.full(len(arrival), rng.integers(1, max(1, 5 // scale) + 1))
     output = rng.integers(1, kv - prompt + 1)
     return UnitInstance(
         arrival=tuple(arrival.tolist()), prompt=tuple(prompt.tolist()), output=tuple(output.tolist()), kv=kv
