@@ -439,6 +439,9 @@ def deploy(**options: Any) -> None:
 )
 @click.option("--window", help="Only requests that arrive so long after the first, e.g. 60s.")
 @click.option("--exact", is_flag=True, help="Also ask CP-SAT for the best schedule; for small windows.")
+@click.option(
+    "--unit", type=click.IntRange(min=2), help="With --exact: also in units of so many tokens, e.g. 16."
+)
 @click.option("--html", type=OUTPUT, help="Write the report with pictures as one page.")
 def bound(**options: Any) -> None:
     """Show how far each scheduler is from the best that any could do, and why.

@@ -49,6 +49,8 @@ def _bound(report: BoundReport) -> Element:
         found = quantity(best.value, unit)
         proven = "proven best" if best.optimal else f"no schedule gets below {quantity(best.bound, unit)}"
         rows.append(("exact", f"{found}, {proven}; {best.class_words}"))
+        if rough := best.coarse:
+            rows.append(("coarse", f"{quantity(rough.value, unit)}, {rough.words}"))
     rows += times_rows(report)
     others = [[name, quantity(value, unit)] for name, value in report.bound.others.items()]
     notes = [node("p", f"Note: {note}") for note in report.notes]

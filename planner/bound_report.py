@@ -18,7 +18,7 @@ from planner.bound_rows import Scheduler, best_row, own_row, rows_of, swaps
 from planner.bounds import PlanBound
 from planner.contest import Served, contest
 from planner.errors import NoFeasiblePlan
-from planner.exact import Exact, exact, why_not
+from planner.exact import MOST_REQUESTS, Exact, exact, why_not
 from planner.gap import Gap, gap_of
 from planner.intervals import Interval
 from planner.objective import Objective
@@ -84,7 +84,7 @@ class BoundReport:
 
 def bound_report(
     question: Question, plan: Plan, objective: str, *, window_s: float | None = None,
-    limits: Limits | None = None, explain: bool = True, vary: Sequence[Vary] = (),
+    limits: Limits | None = None, unit: int = 1, explain: bool = True, vary: Sequence[Vary] = (),
     tables: Path | None = None, silicon: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> BoundReport:  # fmt: skip
@@ -98,6 +98,8 @@ def bound_report(
         Only requests that arrive this long after the first.
     limits
         Those of CP-SAT, which is then asked for the best schedule; None: it is not.
+    unit
+        Above 1: the best schedule in units of so many tokens is asked for, too.
     explain
         Whether to say what schedulers lose.
     vary
@@ -149,7 +151,9 @@ def bound_report(
             progress("solving exactly")
             outcomes = [outcome for _, outcome, _ in served]
             step = setting.roomy(setting.whole)
-            best = exact(step, plan, trace, objective, limits, floor_s=bound.value, known=outcomes)
+            best = exact(step, plan, trace, objective, limits, floor_s=bound.value, known=outcomes, unit=unit)
+            if unit > 1 and best.coarse is None:
+                notes.append(f"not solved in units of {unit} tokens: more than {MOST_REQUESTS} requests")
     mine = own_row(rows, plan.engine)
     provenance = {} if mine is None else dict(served[mine][1].provenance)
     expected = None

@@ -288,9 +288,11 @@ def bound(options: Options, *, progress: Progress) -> Reply:
     objective = options["objective"]
     if bool(options["plan"]) == options["all_plans"]:
         raise InputError("which plan? give either --plan, as in tp=4, or --all-plans")
-    single = [f"--{name}" for name in ("window", "exact", "vary", "html") if options[name]]
+    single = [f"--{name}" for name in ("window", "exact", "unit", "vary", "html") if options[name]]
     if options["all_plans"] and single:
         raise InputError(f"{' and '.join(single)}: for one plan, which --plan names, not for --all-plans")
+    if options["unit"] and not options["exact"]:
+        raise InputError(f"--unit {options['unit']}: the unit of --exact, which is not given")
     vary = [bound_curve.parse_vary(text) for text in options["vary"]]
     limits = Limits(time_s=600.0, work=EXACT_WORK, workers=EXACT_WORKERS) if options["exact"] else None
     window_s = bound_report.parse_window(options["window"]) if options["window"] else None
@@ -303,8 +305,8 @@ def bound(options: Options, *, progress: Progress) -> Reply:
         answer = planner.optimize(question, workers=os.cpu_count() or 1, progress=progress, **source)
         return _print(bound_plans, answer, {**options, "as_csv": False}, exit_code=0)
     found = planner.bound(
-        question, options["plan"], objective, window_s=window_s, limits=limits, vary=vary, progress=progress,
-        **source,
+        question, options["plan"], objective, window_s=window_s, limits=limits, unit=options["unit"] or 1, vary=vary,
+        progress=progress, **source,
     )  # fmt: skip
     if options["html"]:
         from planner.bound_html import to_html

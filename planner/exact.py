@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from formulations import hulls
-from formulations.problem import Limits
+from formulations.problem import Limits, Status
 from formulations.schedule import BatchCost, Objective, Schedule, ScheduleInstance, greedy_schedules
 from formulations.schedule_best import solve
+from formulations.schedule_coarse import coarse, fine
 from planner.shares import SAFE, TraceStats
+from profiles.errors import InputError
 from profiles.plan import POLICIES, Plan
 from profiles.stepcost import PS, StepCost
 from simulator.engine import simulate
@@ -34,18 +36,38 @@ RESOLUTION = 10**11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Coarse:
+    """The best schedule in units of so many tokens (``formulations.schedule_coarse``), and what it takes token by
+    token, seconds. ``optimal``: in the coarse class. It bounds nothing."""
+
+    unit: int
+    optimal: bool
+    value: float
+
+    @property
+    def words(self) -> str:
+        """What was proven of it."""
+        found = "optimal" if self.optimal else "the best found, not proven optimal,"
+        return f"{found} in the coarse class of {self.unit}-token units, which bounds no other schedule"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exact:
-    """No schedule of the class has an objective below ``bound`` seconds; one that was found has ``value``."""
+    """No schedule of the class has an objective below ``bound`` seconds; one that was found has ``value``.
+
+    ``coarse``: where it was asked for; its schedule counts for ``value``, too.
+    """
 
     optimal: bool
     value: float
     bound: float
     class_words: str
+    coarse: Coarse | None = None
 
 
 def exact(
     step: StepCost, plan: Plan, trace: Trace, objective: str, limits: Limits, *, floor_s: float = 0.0,
-    known: Iterable[Outcome] = (),
+    known: Iterable[Outcome] = (), unit: int = 1,
 ) -> Exact:  # fmt: skip
     """The best schedule found within the limits, and what is proven of all others.
 
@@ -57,23 +79,32 @@ def exact(
         A bound on the objective that is known.
     known
         What schedulers of one replica do. Those that stay in the class are schedules, too.
+    unit
+        Above 1: solved in units of so many tokens, too, up to ``MOST_REQUESTS``.
 
     Raises
     ------
     ValueError
         Where ``why_not`` has a reason.
+    InputError
+        When memory or the budget holds too few units (``schedule_coarse.coarse``).
     """
     if reason := why_not(plan, objective, chunkable=step.chunkable):
         raise ValueError(reason)
-    instance, unit = instance_of(step, plan, trace)
-    bound_s, outcomes = floor_s, list[Outcome]()
+    instance, scale = instance_of(step, plan, trace)
+    bound_s, outcomes, rough = floor_s, list[Outcome](), None
     if len(trace) <= MOST_REQUESTS:
         found = solve(instance, OBJECTIVES[objective], limits)
         arrivals = list(map(int, TraceStats(trace).arrival))
         count, arrived = (1, arrivals[0]) if objective == "makespan" else (len(trace), sum(arrivals))
-        bound_s = max(bound_s, (found.bound * unit - arrived) * SAFE / count / PS)
+        bound_s = max(bound_s, (found.bound * scale - arrived) * SAFE / count / PS)
         # The tables may prefer another schedule than the integers below them.
         outcomes += run(step, plan, trace, [found.schedule, *greedy_schedules(instance)])
+        if unit > 1:
+            solution = solve(_coarse(instance, unit), OBJECTIVES[objective], limits)
+            outcomes += run(step, plan, trace, [fine(instance, unit, solution.schedule)])
+            value_s = seconds(outcomes[-1], objective)
+            rough = Coarse(unit=unit, optimal=solution.status is Status.OPTIMAL, value=value_s)
     outcomes += [*policies(step, plan, trace), *filter(_stays, known)]
     if not outcomes:
         outcomes += run(step, plan, trace, greedy_schedules(instance)[:1])
@@ -84,7 +115,18 @@ def exact(
         bound=min(bound_s, value_s),
         class_words="unison: no preemption, and a decode stalls only with all others; prompts in chunks or "
         f"whole, at most {instance.tokens:,} new tokens",
+        coarse=rough,
     )
+
+
+def _coarse(instance: ScheduleInstance, unit: int) -> ScheduleInstance:
+    try:
+        return coarse(instance, unit)
+    except ValueError as error:
+        raise InputError(
+            f"--unit {unit}: in such units the memory of {instance.kv:,} tokens does not hold the longest request, "
+            f"or the budget of {instance.tokens:,} not a decode of everybody: take a smaller one"
+        ) from error
 
 
 def seconds(outcome: Outcome, objective: str) -> float:

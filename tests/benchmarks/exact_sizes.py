@@ -15,11 +15,13 @@ import time
 from formulations.problem import Limits
 from formulations.schedule import BatchCost, Objective, ScheduleInstance, greedy_schedules
 from formulations.schedule_best import solve
+from formulations.schedule_coarse import coarse
 from formulations.schedule_floor import value_of
 
 UNIT = 16
 LAYERS = 32
 US = 1000
+MS = 1000 * US
 SIZES = {
     ("at once", Objective.MAKESPAN): (10, 15, 20, 30, 50),
     ("at once", Objective.E2E): (6, 8, 10, 12, 15, 20),
@@ -31,38 +33,40 @@ GAP_US = 60_000
 
 
 def instance(requests: int, seed: int, *, online: bool = False) -> ScheduleInstance:
-    """Seeded, in units of 16 tokens and microseconds."""
+    """Seeded, in units of 16 tokens and nanoseconds."""
     rng = random.Random(seed)
-    prompt = [rng.randint(64, 1024) // UNIT for _ in range(requests)]
-    output = [rng.randint(16, 128) // UNIT for _ in range(requests)]
+    prompt = [rng.randint(64, 1024) // UNIT * UNIT for _ in range(requests)]
+    units = [rng.randint(16, 128) // UNIT for _ in range(requests)]
     gaps = [int(rng.expovariate(1 / GAP_US)) for _ in range(requests)]
 
-    def us(per_layer_ms: float) -> int:
-        return round(per_layer_ms * LAYERS * US)
+    def ns(per_layer_ms: float) -> int:
+        return round(per_layer_ms * LAYERS * MS)
 
-    base, decode = 0.06486, 0.01921
-    return ScheduleInstance(
-        arrival=tuple(sum(gaps[:i]) * online for i in range(requests)),
+    tokens = ScheduleInstance(
+        arrival=tuple(sum(gaps[:i]) * online * US for i in range(requests)),
         prompt=tuple(prompt),
-        output=tuple(output),
-        own=tuple(us(0.001534 + 1.6773e-7 * (p * UNIT) ** 2) for p in prompt),
-        kv=2560 // UNIT,
-        tokens=1024 // UNIT,
+        output=tuple(1 + (o - 1) * UNIT for o in units),
+        own=tuple(ns(0.001534 + 1.6773e-7 * p**2) for p in prompt),
+        kv=2560,
+        tokens=1024,
         sequences=256,
         cost=BatchCost(
-            base=us(base),
-            token=us(0.00191 * UNIT),
-            launch=us(0.0926),
-            decode=us((UNIT - 1) * base + UNIT * decode),
-            sequence=us(0.00074 * UNIT),
-            read=us(8.513e-6 * UNIT**2),
+            base=ns(0.06486),
+            token=ns(0.00191),
+            launch=ns(0.0926),
+            decode=ns(0.01921),
+            sequence=ns(0.00074),
+            read=ns(8.513e-6),
         ),
     )
+    return coarse(tokens, UNIT)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=float, default=20.0, help="deterministic seconds, as zenith bound --exact")
+    parser.add_argument(
+        "--work", type=float, default=20.0, help="deterministic seconds, as zenith bound --exact"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="instances of each size")
     parser.add_argument("--sizes", help="instead of the table's, e.g. 6,8")
     parser.add_argument("--objective", type=Objective, help="only this one")

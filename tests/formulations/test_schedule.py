@@ -21,6 +21,7 @@ from formulations.schedule import (
     replay,
 )
 from formulations.schedule_best import solve
+from formulations.schedule_coarse import coarse, fine
 from formulations.schedule_fill import anneal, schedule_of, slots_of
 from formulations.schedule_floor import floor_of, value_of
 from formulations.schedule_levels import FOUND, NONE, levels, tried
@@ -243,6 +244,20 @@ def test_the_search_ends_at_the_optimum(objective, late):
         rough = search(instance, objective, most=10**9, moves=100_000, rough=True)
         assert rough.bound <= found.bound, seed
     assert equal >= 20
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_coarse_schedules_are_fine_ones_that_take_no_longer(late):
+    """Of the coarse class every schedule is one token by token, with the costs that units have at most."""
+    for seed in range(40):
+        instance = tiny(seed, requests=5, longest=9, outputs=9, late=late, spare=20, budget=9)
+        instance = replace(instance, kv=instance.kv + 12, tokens=15 + seed)
+        for unit in (2, 3):
+            rough = coarse(instance, unit)
+            for schedule in greedy_schedules(rough):
+                firsts, lasts = replay(rough, schedule)
+                first, last = replay(instance, fine(instance, unit, schedule))
+                assert all(a <= b for a, b in zip((*first, *last), (*firsts, *lasts), strict=True)), seed
 
 
 def test_workers_that_take_turns_give_the_same_again():

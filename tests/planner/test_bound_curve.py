@@ -115,6 +115,7 @@ def _closed(page):
         ([], "give either --plan, as in tp=4, or --all-plans"),
         (["--plan", "tp=1", "--all-plans"], "give either --plan"),
         (["--all-plans", "--exact"], "--exact: for one plan"),
+        (["--plan", "tp=1", "--unit", "16"], "--unit 16: the unit of --exact"),
         (["--all-plans", "--objective", "makespan"], "known: energy, goodput, latency, p99-e2e, tpot, ttft"),
         (["--plan", "tp=1", "--vary", "tp=x1"], "unknown axis 'tp'"),
         (["--plan", "tp=1", "--vary", "kv=2"], "expected kv=x0.5,x1,x2"),

@@ -25,6 +25,7 @@ from planner.schedulers import policy as contender
 from planner.setting import BOUNDED, Setting
 from planner.shares import TraceStats
 from planner.slo import parse_slo
+from profiles.errors import InputError
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
 from profiles.plan import POLICIES, EngineSettings, Plan
@@ -253,6 +254,14 @@ def test_exact_is_between_the_bound_and_the_best(crowd):
     assert report.bound.value <= report.exact.bound <= report.exact.value <= best * (1 + 1e-9)
     assert "exact " in bound_text.to_text(report)
     assert json.loads(bound_text.to_json(report))["exact"]["bound"] == report.exact.bound
+    coarse = bound_report(asked(few), plan(), "latency", limits=limits, unit=4, silicon=False)
+    assert coarse.exact.bound == report.exact.bound <= coarse.exact.value <= coarse.exact.coarse.value
+    assert "in the coarse class of 4-token units, which bounds no other" in " ".join(
+        bound_text.to_text(coarse).split()
+    )
+    assert json.loads(bound_text.to_json(coarse))["exact"]["coarse"]["unit"] == 4
+    with pytest.raises(InputError, match="in such units the memory of"):
+        bound_report(asked(few), plan(), "latency", limits=limits, unit=10**6, silicon=False)
     large = bound_report(asked(crowd), plan(), "latency", limits=limits, silicon=False)
     assert large.bound.value <= large.exact.bound <= large.exact.value and not large.exact.optimal
 
@@ -317,10 +326,16 @@ def test_a_bound_counts_on_the_memory_of_either_kind():
 
 def test_its_times_have_a_source_and_an_interval(reports):
     found = reports["latency"]
-    assert found.own == "vllm-v1 fcfs" and found.provenance["modelled"] > 0 and "engine overhead" in found.sources
+    assert (
+        found.own == "vllm-v1 fcfs"
+        and found.provenance["modelled"] > 0
+        and "engine overhead" in found.sources
+    )
     (own,) = (row for row in found.schedulers if row.name == found.own)
     assert found.expected.low < own.value < found.expected.high
     assert json.loads(bound_text.to_json(found))["expected"]["source"] == found.expected.source
     text = " ".join(bound_text.to_text(found).split())
     assert f"of {found.own} in nine of ten cases" in text and "100% modelled" in text
-    assert reports["energy"].expected is None and "in nine of ten" not in bound_text.to_text(reports["energy"])
+    assert reports["energy"].expected is None and "in nine of ten" not in bound_text.to_text(
+        reports["energy"]
+    )
