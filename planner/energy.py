@@ -38,9 +38,10 @@ def least_energy_j(
         for by in ShareMaker.SPLITS
     }
     longest = float(stats.most_output[0])
-    whole = maker.whole(longest)
-    constants = whole.constant * longest + whole.reading(stats) * (longest - 1)
-    found["idle power, work and the longest answer"] = constants + whole.work(stats).sum(dtype=float)
+    found["idle power, work and the longest answer"] = max(
+        whole.constant * longest + whole.reading(stats) * (longest - 1) + whole.work(stats).sum(dtype=float)
+        for whole in (maker.whole(longest, reading=reading) for reading in (True, False))
+    )
     if not swaps:
         running = min(len(stats), step.stages * limits.sequences)  # at most, on a rank
         stored = np.partition(stats.last, len(stats) - running)[len(stats) - running :]

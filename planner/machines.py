@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -197,8 +198,8 @@ class Machines:
         """Earliest end when the request with the most tokens pays the constant of all its iterations (F1),
         besides everyone's own work."""
         stats, ends = self.stats, []
-        for p, lead, tail in self._stages:
-            shares = self._makers[p].whole(float(stats.most_output[0]))
+        for (p, lead, tail), reading in product(self._stages, (True, False)):
+            shares = self._makers[p].whole(float(stats.most_output[0]), reading=reading)
             extra = shares.constant * stats.most_output + shares.reading(stats) * (stats.most_output - 1)
             ends.append(tail + rx.latest_end(stats.arrival + lead, shares.work(stats), replicas, extra))
         return max(ends)
@@ -222,8 +223,8 @@ class Machines:
 
                 def value(log_price: float, shares: Shares = shares, end: int = int(end)) -> float:
                     return rx.priced_flow(
-                        2.0**log_price, end, replicas, shares.constant + shares.decoding, stats.arrival, stats.prompt,
-                        stats.last, alone.e2e_ps, alone.prompt_ps, shares.prompt, own, shares.decode,
+                        2.0**log_price, end, replicas, shares.constant + shares.decoding, stats.arrival,
+                        stats.prompt, stats.last, alone.e2e_ps, alone.prompt_ps, shares.prompt, own, shares.decode,
                         elsewhere,
                     )  # fmt: skip
 

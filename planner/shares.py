@@ -139,9 +139,10 @@ class ShareMaker:
         theta = 1 / limits.sequences
         return self._shares(theta, theta, stats.events * theta, whole=False)
 
-    def whole(self, rounds: float) -> Shares:
-        """Constants left whole, with the lines best when the trace takes ``rounds`` iterations."""
-        return self._shares(0.0, 0.0, rounds, whole=True)
+    def whole(self, rounds: float, *, reading: bool = True) -> Shares:
+        """Constants left whole, with the lines best when the trace takes ``rounds`` iterations. ``reading``: that of
+        reading too, on one rank, else split among decodes."""
+        return self._shares(0.0, 0.0, rounds, whole=True, reading=reading and self.limits.ranks == 1)
 
     def _shares(
         self,
@@ -150,6 +151,7 @@ class ShareMaker:
         rounds: float,
         *,
         whole: bool,
+        reading: bool = False,
     ) -> Shares:
         tables, limits, stats, scale = self.tables, self.limits, self.stats, self.tables.scale
         constants, slopes = self.local
@@ -165,7 +167,7 @@ class ShareMaker:
         x = np.arange(stats.longest + 1, dtype=np.float64)
         prompt = scale * (chunk * x + tables.prompt) + s1 * x + h1
         theta = x / limits.kv if self.decode_memory else 1 / limits.sequences
-        left = u if whole and limits.ranks == 1 else 0.0  # not split either
+        left = u if reading else 0.0
         u -= left
         decode = scale * (a1 + u * theta + v + w * np.maximum(x - stats.smallest, 0)) + s1 + h1
         constant = scale * a0 + (s0 + h0) / limits.ranks
