@@ -1,5 +1,6 @@
 """Command line: parse, call one function, print. No arithmetic here."""
 
+import errno
 import os.path
 import sys
 from collections.abc import Callable, Iterator
@@ -66,6 +67,11 @@ def one_line() -> Iterator[None]:
         failure = click.ClickException(printable(" ".join(text.splitlines())))
         failure.exit_code = error.exit_code  # type: ignore[misc]
         raise failure from error
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read has left: click ends quietly
+            raise
+        where = printable(str(error.filename)) if error.filename else "output"
+        raise click.ClickException(f"{where}: {error.strerror or error}") from error
 
 
 class Main(click.Group):

@@ -541,3 +541,13 @@ def test_two_outputs_do_not_share_a_file(folder):
     result = ask("optimize", "--html", "one", "-o", folder / "one")
     assert result.exit_code == 2 and "--html and -o both name" in result.stderr
     assert not (folder / "one").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
+def test_a_full_disk_behind_stdout_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", "devices"], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            cwd=Path(__file__).parents[1],
+        )  # fmt: skip
+    assert done.returncode == 1 and done.stderr == "Error: output: No space left on device\n"
