@@ -13,7 +13,7 @@ the same answer: ``Limits.work`` limits CP-SAT's deterministic time, and the sea
 """
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import factorial, isfinite
 
 import numpy as np
@@ -28,7 +28,7 @@ from formulations.schedule_levels import FOUND, NONE, levels, tried
 from formulations.schedule_makespan import MakespanCpSat, counted_floor, counted_steps, fewest_steps
 from formulations.schedule_orders import ordered_schedules
 from formulations.schedule_search import search
-from formulations.schedule_togo import data_of
+from formulations.schedule_togo import Data, IntArray, data_of
 
 MOST_BINARIES, MOST_TERMS = 30_000, 300_000
 """Above these, of all requests and the steps in which they may decode, CP-SAT gains nothing in a minute."""
@@ -47,13 +47,10 @@ FEWER = 10
 FEW = 10
 """Requests for which the search is tried where CP-SAT counts; for more, states are soon too many."""
 
-COUNTING = 1.5
-"""Work where CP-SAT counts, for each unit, as little else takes any."""
-
 MOVED, MOST_MOVED, RESTARTS = 1_000_000, 1_000_000, 3
 """First decodes moved for each unit of work, divided by steps; and how often that is begun anew."""
 
-STATES = 100_000
+STATES = 200_000
 """States of levels for each unit of work."""
 
 BEAM = 400
@@ -94,7 +91,6 @@ def solve(
     counts = max(instance.arrival) == min(instance.arrival) and objective is Objective.MAKESPAN
     if counts:
         floor = max(floor, counted_floor(instance))
-        limits = replace(limits, work=limits.work * COUNTING)
     best = _Best(instance, objective, floor)
     for schedule in greedy_schedules(instance):
         best.take(schedule)
@@ -115,8 +111,9 @@ def solve(
     if not best.optimal and few and best.search(moves, rough=True) and not best.optimal:
         best.search(moves)
     if not best.optimal and counts:
-        best.fill(limits)
-        best.refute(int(min(limits.work, limits.time_s) * STATES))
+        states = int(work * STATES)
+        best.fill(limits, states // 2)
+        best.refute(states)
     if not best.optimal and counts:
         best.count(limits)
     elif not best.optimal:
@@ -132,6 +129,7 @@ class _Best:
         self.instance, self.objective, self.floor = instance, objective, floor
         self.schedule: Schedule = ()
         self.value = -1
+        self.refuted: list[tuple[int, int, int]] = []  # decode steps, iterations of prompts, steps with some
 
     @property
     def bound(self) -> int:
@@ -157,42 +155,48 @@ class _Best:
             self.take(found.schedule)
         return found.ended
 
-    def fill(self, limits: Limits) -> None:
-        """Schedules of as few steps as might pay."""
+    def fill(self, limits: Limits, states: int) -> None:
+        """Schedules of as few steps as might pay: by annealing, and where that finds none by search, with any number
+        of iterations for prompts."""
         instance, data = self.instance, data_of(self.instance, self.objective)
         rng = np.random.default_rng(limits.seed)
         for steps in range(fewest_steps(instance), counted_steps(instance, self.value) + 1):
             if not any(levels(instance, range(steps, steps + 1), self.value)):
                 break
             tries = int(min(min(limits.work, limits.time_s) * MOVED / max(1, steps), MOST_MOVED))
+            found = False
             for _ in range(RESTARTS):
                 latest = steps - np.array(instance.output) + 1
                 first, cost = anneal(data, rng.integers(0, latest + 1), steps, slots_of(steps), tries, rng)
-                if cost >= 0:
-                    with suppress(ValueError):
-                        self.take(schedule_of(instance, data, first, steps))
+                found = self._take_first(data, first, steps, cost >= 0) or found
+            if not found:
+                whole = sum(instance.prompt)
+                result, _, first = tried(instance, data, steps, whole, 0, states)
+                self._take_first(data, first, steps, result == FOUND)
+                if result == NONE:  # what steps take along may be computed before the next, too
+                    self.refuted.append((steps, whole, steps))
+
+    def _take_first(self, data: Data, first: IntArray, steps: int, exists: bool) -> bool:
+        if exists:
+            with suppress(ValueError):
+                self.take(schedule_of(self.instance, data, first, steps))
+        return exists
 
     def refute(self, states: int) -> None:
         """Levels below the schedule, until one is found, all are refuted or the states are used up."""
-        instance, data, refuted = (
-            self.instance,
-            data_of(self.instance, self.objective),
-            list[tuple[int, int, int]](),
-        )
+        instance, data = self.instance, data_of(self.instance, self.objective)
         steps = range(fewest_steps(instance), counted_steps(instance, self.value) + 1)
         for value, a, y, m in levels(instance, steps, self.value):
             self.floor = max(self.floor, value)
             if self.optimal:
                 return
-            if any(a == each[0] and y <= each[1] and m <= each[2] for each in refuted):
+            if any(a == each[0] and y <= each[1] and m <= each[2] for each in self.refuted):
                 continue
             result, states, first = tried(instance, data, a, y, m, states)
-            if result == FOUND:
-                with suppress(ValueError):
-                    self.take(schedule_of(instance, data, first, a))
+            self._take_first(data, first, a, result == FOUND)
             if result != NONE:
                 return
-            refuted.append((a, y, m))
+            self.refuted.append((a, y, m))
         self.floor = max(self.floor, self.value)
 
     def count(self, limits: Limits) -> None:

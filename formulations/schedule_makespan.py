@@ -17,6 +17,8 @@ Subject    once[i]     sum_d f[i,d] = 1
            budget[d]   y[d] <= q[d] <= tokens y[d];  m[d] <= p[d] <= tokens m[d];  p[d] + decodes[d] <= tokens
            seats[d]    decodes[d] <= sequences
            memory[d]   what decodes read + v[d] <= kv;  the same before the step
+           begun[d]    where y[d] >= 1: what those keep that decode before and in it + v[d-1] + q[d] - tokens (y[d] - 1)
+                       <= kv, at the end of the first of y[d] iterations
            step[d]     a[d] where anyone decodes or m[d], and only there;  a[d] <= a[d-1];  a[d] = 1 for d < A
            order       of requests that are alike the first in the list is first
 
@@ -139,9 +141,15 @@ class MakespanCpSat:
         add(reads + self.v[d] <= instance.kv).with_name(f"memory[{d}]")
         add(reads - here + left <= instance.kv).with_name(f"memory_before[{d}]")
         held = total((instance.prompt[i] + t - 1) * v for i, t, v in self.decoding[d] if t > 1)
-        for i, v in starts:
-            if instance.output[i] == 1:
-                add(held + instance.prompt[i] <= instance.kv).only_enforce_if(v)
+        short = [(i, v) for i, v in starts if instance.output[i] == 1]
+        for i, v in short:
+            add(held + instance.prompt[i] <= instance.kv).only_enforce_if(v)
+        if short:
+            some = self.model.new_bool_var(f"some[{d}]")
+            add(self.y[d] >= 1).only_enforce_if(some)
+            add(self.y[d] == 0).only_enforce_if(~some)
+            later = instance.tokens * (self.y[d] - 1)
+            add(held + before <= instance.kv + later).only_enforce_if(some).with_name(f"begun[{d}]")
         add(self.p[d] <= instance.tokens * self.m[d]).with_name(f"mixed[{d}]")
         add(self.p[d] >= self.m[d]).with_name(f"mixed_filled[{d}]")
         add(self.p[d] + here <= instance.tokens).with_name(f"budget_step[{d}]")
