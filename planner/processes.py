@@ -17,7 +17,8 @@ TensorRT-LLM  stage, tensor rank (``mapping.py``)    ``mpirun ... trtllm-llmapi-
 
 Rules and flags as in the versions of ``planner.deploy.VERSIONS``: vLLM ``engine/arg_utils.py``,
 ``config/parallel.py`` (``nnodes_within_dp``) and ``entrypoints/cli/serve.py`` (``run_headless``), and
-``serving/data_parallel_deployment`` of its documentation; SGLang ``arg_groups/validation_hook.py``;
+``serving/data_parallel_deployment`` of its documentation; SGLang ``arg_groups/validation_hook.py`` and
+``PortArgs.init_new`` of ``server_args.py`` (ports of attention ranks);
 TensorRT-LLM ``commands/trtllm-serve``, "Multi-node Serving". Devices are named to a process with
 ``CUDA_VISIBLE_DEVICES`` or, on AMD, ``HIP_VISIBLE_DEVICES`` (ROCm, "GPU isolation techniques").
 """
@@ -156,6 +157,8 @@ def _vllm_attention_ranks(
 def _sglang_words(flags: Command, plan: Plan, sizes: tuple[int, ...], site: Site) -> list[tuple[str, ...]]:
     serve = (*flags.words, "--host", "0.0.0.0", "--port", str(site.http_port))
     nodes = len(sizes)
+    if nodes == 1 and plan.attn_dp > 1:  # else servers take seven ports from theirs + 233 on, and collide
+        return [(*serve, "--dist-init-addr", f"127.0.0.1:{site.rendezvous_port}")]
     if nodes == 1:
         return [serve]
     if len(set(sizes)) > 1 or (nodes % plan.stages and plan.stages % nodes):

@@ -215,6 +215,16 @@ def test_vllm_gets_the_devices_of_an_attention_rank_side_by_side():
     assert seen == {"vLLM": "0,1,4,5,2,3,6,7", "SGLang": "0,1,2,3,4,5,6,7"}
 
 
+def test_attention_ranks_of_replicas_on_one_node_meet_at_ports_of_their_own():
+    """SGLang takes seven ports from that address on, or from its port for HTTP + 233 where there is none."""
+    plan = Plan(replicas=2, layers_per_stage=(32,), attn_dp=4, ffn_ep=4)
+    sglang = next(e for e in deployed(MIXTRAL, plan, pool_of("h100", [8]))[1] if e.engine == "SGLang")
+    meet = [p.words[p.words.index("--dist-init-addr") + 1] for p in sglang.processes]
+    assert meet == ["127.0.0.1:20000", "127.0.0.1:20100"] and "127.0.0.1:20000" in sglang.manifest
+    _, engines = deployed(LLAMA, CASES["replicas"][1], pool_of("h100", [8]))
+    assert not any("--dist-init-addr" in process.words for e in engines for process in e.processes)
+
+
 def test_nodes_with_other_numbers_of_devices_get_parts_of_their_own_under_mpirun():
     pool = pool_of("h100", [4, 8])
     plan = Plan(replicas=3, layers_per_stage=(32,), attn_tp=4, ffn_tp=4)
