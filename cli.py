@@ -74,8 +74,32 @@ def one_line() -> Iterator[None]:
         raise click.ClickException(f"{where}: {error.strerror or error}") from error
 
 
-class Main(click.Group):
+class Command(click.Command):
+    """A command of which no option that has one value is given twice: the first would be lost in silence."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = self.make_parser(ctx).parse_args(args=list(args))[2] if not ctx.resilient_parsing else []
+        for param in given:
+            single = isinstance(param, click.Option) and not param.multiple
+            says_the_same = isinstance(param, click.Option) and param.is_flag and not param.secondary_opts
+            if single and not says_the_same and given.count(param) > 1:
+                words = " or ".join(
+                    max(names, key=len) for names in (param.opts, param.secondary_opts) if names
+                )
+                raise click.UsageError(f"{words}: given more than once, keep one of them", ctx)
+        return super().parse_args(ctx, args)
+
+
+class Commands(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+class Main(Commands):
     """The program: its own options, and everything below it, fail in one line."""
+
+    group_class = Commands
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with one_line():
@@ -187,12 +211,18 @@ def answer(command: Callable[..., "Reply"], options: dict[str, Any], *rivals: "R
     show(reply)
 
 
+def joined(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> str:
+    """What an option says that is given several times, as if once."""
+    return ",".join(value for value in values if value)
+
+
 def search_options(command: F) -> F:
     """Options that say which plans are searched, and for how long."""
     options = [
-        click.option("--formats", default="", help="Allowed formats, e.g. weights=bf16|fp8,kv=bf16|fp8."),
-        click.option("--fix", default="", help="Axes that must have a value, e.g. tp=4,pp=1."),
-        click.option("--forbid", default="", help="Values that must not be taken, e.g. pp=2."),
+        click.option("--formats", multiple=True, callback=joined, help="Allowed formats, e.g. "
+                     "weights=bf16|fp8,kv=bf16|fp8."),
+        click.option("--fix", multiple=True, callback=joined, help="Axes that must have a value, e.g. tp=4,pp=1."),
+        click.option("--forbid", multiple=True, callback=joined, help="Values that must not be taken, e.g. pp=2."),
         click.option("--policy", "policies", multiple=True,
                      help="Batching policies to search. Default: vllm-v1."),
         click.option("--token-budget", "token_budgets", type=click.IntRange(min=1), multiple=True,

@@ -128,6 +128,10 @@ def _formats(text: str) -> dict[str, tuple[str, ...]]:
             raise InputError(f"--formats {part!r}: expected NAME=A|B, {nearest(name.strip(), fields)}")
         if not equals:
             raise InputError(f"--formats {part!r}: expected NAME=A|B, as in {name.strip()}=bf16|fp8")
+        if fields[name.strip()] in chosen:
+            raise InputError(
+                f"{name.strip()} is given twice, list its formats in one, as in {name.strip()}=bf16|fp8"
+            )
         words = {"fp16": "bf16", "half": "bf16"}
         chosen[fields[name.strip()]] = tuple(
             words.get(value.strip(), value.strip()) for value in values.split("|")

@@ -65,6 +65,17 @@ def test_help_ends_with_an_example_that_runs(path, folder):
     assert result.stdout or made, "an example shows something or makes a file"
 
 
+def test_an_option_that_is_repeated_counts_each_time():
+    """As one option with all of it; nothing is lost in silence."""
+    for repeated, once in (
+        ("--fix pp=1 --fix tp=2", "--fix pp=1,tp=2"),
+        ("--forbid tp=1 --forbid tp=2,pp=2", "--forbid tp=1,tp=2,pp=2"),
+        ("--formats weights=fp8 --formats kv=fp8", "--formats weights=fp8,kv=fp8"),
+    ):
+        found, wanted = (ask("optimize", *words.split(), "--json") for words in (repeated, once))
+        assert found.stdout and found.stdout == wanted.stdout
+
+
 def test_the_readme_names_every_command():
     readme = (ROOT / "README.md").read_text()
     for path in ALL:
@@ -125,10 +136,11 @@ def test_whatif_json_holds_an_answer_for_every_combination(folder):
 @pytest.mark.parametrize("command", ["optimize", "simulate", "capacity", "minimum", "sensitivity"])
 def test_every_answer_ends_with_the_commands_that_start_its_plan(command):
     more = {"simulate": ["--plan", "tp=2"], "sensitivity": ["--draws", 0], "capacity": ["--tolerance", 0.5]}
-    words = [*more.get(command, []), "--slo", "ttft_p95<=1s", "--gpus", 2 if command == "simulate" else 1]
-    answer = json.loads(ask(command, *words, "--json").stdout)
+    small = SMALL if command == "simulate" else SMALL.replace("--gpus 2", "--gpus 1")
+    words = [*small.split(), "--trace", FEW, *more.get(command, []), "--slo", "ttft_p95<=1s"]
+    answer = json.loads(run(command, *words, "--json").stdout)
     launch = answer.get("answer", answer)["launch"]
-    pasted = ask(command, *words).stdout.split("\nlaunch  ")[1].replace(" \\\n  ", " ").splitlines()
+    pasted = run(command, *words).stdout.split("\nlaunch  ")[1].replace(" \\\n  ", " ").splitlines()
     assert [each["engine"] for each in launch["engines"]] == ["vLLM", "SGLang"]
     assert (
         pasted[-1]
@@ -395,6 +407,12 @@ MISTAKES = [
     (f"optimize {ASK} --set constraints.fix.tp=1 --fix pp=1", "--set constraints.fix.tp: --fix given keep"),
     (f"optimize {ASK} --fix kv=fp8 --formats kv=fp8", "--fix --formats kv given keep"),
     (f"optimize {ASK} --slo ttft_p95<=1s --slo ttft_p95<=2s", "--slo: ttft_p95<=2s ttft_p95<=1s keep"),
+    (f"optimize {ASK} --model opt-350m", "--model: once keep"),
+    (f"deploy {ASK} --plan tp=1 --plan=tp=2", "--plan: once keep"),
+    (f"optimize {ASK} --deployable --no-deployable", "--deployable --no-deployable: once"),
+    (f"optimize {ASK} --fix tp=1 --fix pp=1,tp=2", "--fix: tp two 1 2"),
+    (f"optimize {ASK} --formats kv=fp8 --formats kv=bf16", "--formats: kv twice kv=bf16|fp8"),
+    ("trace scale few.csv out.csv --rate 2 --rate 3", "--rate: once keep"),
     (f"optimize {ASK} --clock 99", "--clock: 99 l40s 2520"),
     (f"optimize {ASK} --fix tp=0", "--fix: tp=0 whole"),
     (f"whatif {ASK} --vary objective=goodput", "goodput --slo"),
