@@ -60,7 +60,6 @@ class Server:
 
 
 _WITHOUT_BF16 = ("v100",)
-_VLLM_BLOCKS = (1, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +122,6 @@ def vllm_command(server: Server) -> Command:
     words += ["--block-size", str(engine.block_size)]
     if engine.all_reduce == "nccl":
         words += ["--disable-custom-all-reduce"]
-    if engine.block_size not in _VLLM_BLOCKS:
-        notes.append(f"vLLM has KV blocks of {', '.join(map(str, _VLLM_BLOCKS))} tokens")
     words += _given(("--max-model-len", server.context), ("--dtype", server.dtype))
     if plan.kv_format != "bf16":
         if plan.kv_format in _VLLM_KV:

@@ -23,6 +23,7 @@ formats W/A       bf16, fp32, fp8/fp8,          as vLLM, and int4/int8,      bf1
 KV                bf16, fp8                     bf16, fp8                    bf16, fp8
 devices           NVIDIA from V100, AMD         NVIDIA from Turing, AMD      NVIDIA from Ampere
 layers per stage  VLLM_PP_LAYER_PARTITION       SGLANG_PP_LAYER_PARTITION    first stages hold the rest
+KV blocks         multiples of 16 tokens        chunks of whole blocks       powers of two, from 2 on
 ================  ============================  ===========================  ============================
 
 Sources. vLLM: ``serving/expert_parallel_deployment`` and ``serving/data_parallel_deployment`` of its
@@ -37,6 +38,8 @@ tensor_parallel_size``; ``enable_attention_dp`` replicates attention weights on 
 activations in all three; weights alone in fp8 (Marlin kernels) are for those that do not, from Turing on. So
 it is with fp4 (NVFP4): both sides on Blackwell, weights alone (Marlin, from Ampere on) in vLLM and
 SGLang (its pull request 19652) elsewhere. MXFP4 holds experts alone, beside fp8 activations only on Blackwell.
+KV blocks: vLLM 0.33.0, ``get_supported_kernel_block_sizes`` of ``v1/attention/backends``; SGLang 0.5.23,
+``arg_groups/validation_hook.py`` (``chunked_prefill_size % page_size == 0``); TensorRT-LLM, ``features/kvcache``.
 Replicas of a model are separate processes behind a router in all three.
 """
 
@@ -131,6 +134,7 @@ def verdicts(plan: Plan, model: Model, device: Device) -> dict[str, tuple[bool, 
             _common(engine, plan, model)
             or _hardware(engine, plan, model, device)
             or _layout(engine, plan, model)
+            or _blocks(engine, plan)
         )
         verdict[engine] = (not reason, reason or flags[engine](plan))
     return verdict
@@ -187,6 +191,17 @@ def _layout(engine: str, plan: Plan, model: Model) -> str:
         return "vLLM cuts experts over all devices of a stage or not at all"
     if engine == "TensorRT-LLM" and plan.attn_dp > 1 and plan.attn_tp > 1:
         return "TensorRT-LLM has either tensor or data parallel attention"
+    return ""
+
+
+def _blocks(engine: str, plan: Plan) -> str:
+    block, budget = plan.engine.block_size, plan.engine.token_budget
+    if engine == "vLLM" and block % 16:
+        return f"vLLM has KV blocks of multiples of 16 tokens, not of {block}"
+    if engine == "SGLang" and plan.engine.policy in MIXED and budget % block:
+        return f"SGLang takes a token budget of whole KV blocks, {budget} is no multiple of {block}"
+    if engine == "TensorRT-LLM" and (block == 1 or block & (block - 1)):
+        return f"TensorRT-LLM has KV blocks of 2, 4, 8, ... tokens, a power of two, not of {block}"
     return ""
 
 
