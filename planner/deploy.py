@@ -172,12 +172,8 @@ def sglang_command(server: Server) -> Command:
     if engine.policy in MIXED:
         words += ["--chunked-prefill-size", str(engine.token_budget * plan.attn_dp), "--enable-mixed-chunk"]
     else:
-        words += [
-            "--chunked-prefill-size",
-            "-1",
-            "--max-prefill-tokens",
-            str(engine.token_budget * plan.attn_dp),
-        ]
+        # divided by the attention ranks is the former alone (``arg_groups/parallel_hook.py``)
+        words += ["--chunked-prefill-size", "-1", "--max-prefill-tokens", str(engine.token_budget)]
     static = (memory.weight_bytes + memory.kv_bytes) / server.device.memory_bytes
     words += ["--mem-fraction-static", f"{static:.3f}", "--page-size", str(engine.block_size)]
     if engine.all_reduce == "nccl":

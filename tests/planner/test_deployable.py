@@ -149,6 +149,8 @@ def test_limits_per_micro_batch_and_rank_become_those_of_a_server():
     assert "--max-num-seqs 256 " in ranks["vLLM"][0] + " "
     assert "--chunked-prefill-size 65536 " in ranks["SGLang"][0]
     assert "--max-running-requests 2048 " in ranks["SGLang"][0]
+    whole = Plan(layers_per_stage=(32,), attn_dp=8, ffn_ep=8, engine=EngineSettings(policy="vllm-v0"))
+    assert "--max-prefill-tokens 8192 " in commands(whole, MIXTRAL)["SGLang"][0], "of each rank, undivided"
 
 
 def test_chunks_and_mixing_are_switched_on_where_they_are_not_the_default():
