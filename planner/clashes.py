@@ -86,6 +86,9 @@ _VARIED = {
 SEARCHED = ("policies", "token_budgets", "max_seqs", "clocks")
 """Options with values to search. A plan that is named has the first, where it does not say another."""
 
+MERGED = ("slos", "fix", "forbid", "formats")
+"""Options with keys of their own: those of ``--set`` and those of flags count together."""
+
 
 def check_file(document: Document) -> None:
     """Raise InputError for keys of a document that contradict each other."""
@@ -112,7 +115,8 @@ def check_words(
     """
     said = [word for option in sorted(flags, key=lambda option: option != "plan")
             for word in _flagged(flags[option], option, options.get(option))]  # fmt: skip
-    wide = [_Word(flag=flag, keys=KEYS[option].key) for option, flag in flags.items() if option in KEYS]
+    wide = [_Word(flag=flag, keys=KEYS[option].key) for option, flag in flags.items()
+            if option in KEYS and option not in MERGED]  # fmt: skip
     sets = [
         _Word(flag=document.at(keys), keys=_plain(keys))
         for keys in document.leaves()
@@ -161,9 +165,12 @@ def _refuse(word: _Word, others: Sequence[_Word], more: Sequence[Rivals]) -> Non
 
 
 def _plain(keys: Keys) -> Keys:
-    """The key with an axis in the one of its words that is used here."""
-    axis = keys[:2] == ("constraints", "fix") and len(keys) > 2
-    return (*keys[:2], spellings(str(keys[2]))[0], *keys[3:]) if axis else keys
+    """The key with an axis, or an SLO, in the one of its words that is used here."""
+    if keys[:2] in (("constraints", "fix"), ("constraints", "forbid")) and len(keys) > 2:
+        return (*keys[:2], spellings(str(keys[2]))[0], *keys[3:])
+    if keys[:1] == ("slos",) and len(keys) == 2:
+        return _of_slo(str(keys[1]))
+    return keys
 
 
 def _same(one: Keys, other: Keys) -> bool:
@@ -232,11 +239,14 @@ def keys_varied(options: Mapping[str, Any]) -> Iterator[tuple[str, Keys]]:
 def _varied(name: str) -> Keys:
     """The key that an axis of ``--vary`` varies."""
     if name.startswith("slo."):
-        metric = name.removeprefix("slo.")
-        return next(
-            keys_said("slos", (f"{metric}<=1{'W' if metric == 'power_mean' else 's'}",)), ("slos", metric)
-        )
+        return _of_slo(name.removeprefix("slo."))
     return _VARIED.get(name, ("constraints", "fix", spellings(name)[0]))
+
+
+def _of_slo(metric: str) -> Keys:
+    """The key of a metric and its statistic."""
+    some = f"{metric}<=1{'W' if metric == 'power_mean' else 's'}"
+    return next(keys_said("slos", (some,)), ("slos", metric))
 
 
 def give_way(

@@ -40,18 +40,23 @@ class Places:
     def _of(self, about: str) -> tuple[str, bool]:
         """The place, and whether all of ``about`` was said, or only the option that it would be in."""
         option, *inside = about.split("/")
-        if option in self.flags:
+        way, whole = self._way(option, inside)
+        if option in self.flags and not (inside and whole):  # beside a flag there may be some of --set
             return self.flags[option], True
+        return (self.document.at(way), whole) if way else ("", False)
+
+    def _way(self, option: str, inside: list[str]) -> tuple[Keys, bool]:
+        """As far as the document has it."""
         if option not in KEYS or self.document.get(KEYS[option].key) is None:
-            return "", False
+            return (), False
         way: Keys = KEYS[option].key
         for part in inside:
             words = (int(part),) if part.isdecimal() else spellings(part)
             said = [(*way, word) for word in words if self.document.get((*way, word)) is not None]
             if not said:
-                return self.document.at(way), False
+                return way, False
             way = said[0]
-        return self.document.at(way), True
+        return way, True
 
     @contextmanager
     def named(self, *, whole: bool = False) -> Iterator[None]:

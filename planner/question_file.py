@@ -13,7 +13,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from planner.clashes import SEARCHED, Rivals, check_file, check_words, give_way, keys_said, keys_varied
+from planner.clashes import (
+    MERGED,
+    SEARCHED,
+    Rivals,
+    check_file,
+    check_words,
+    give_way,
+    keys_said,
+    keys_varied,
+)
 from planner.document import SET, Document, Keys, read_document, read_value
 from planner.file_keys import FILE_ONLY, KEYS
 from planner.places import Places
@@ -79,7 +88,7 @@ def placed_options(
         for keys in keys_said(option, (over or {}).get(option)):
             give_way(document, keys, only_of_file=True, more=rivals)
         if option in KEYS:
-            document.drop(KEYS[option].key)
+            _drop(document, KEYS[option].key, only_of_file=option in MERGED)
     for _, keys in keys_varied(over or {}):
         if keys[0] != "fleet":  # what is varied of a fleet is one that the rest of it says
             give_way(document, keys, more=rivals)
@@ -100,7 +109,13 @@ def placed_options(
         if allowed and isinstance(value, str) and value not in allowed:
             hint = nearest(value, allowed)
             raise InputError(f"{document.at(entry.key)}: {value!r} is not known to this command, {hint}")
-        found |= {option: value} if entry.read is None else entry.read(document, entry.key, value, folder)
+        said = {option: value} if entry.read is None else entry.read(document, entry.key, value, folder)
+        if option in MERGED and option in flags and found.get(option):
+            both = (said[option], found[option])
+            said = {
+                option: ",".join(filter(None, both)) if isinstance(both[0], str) else (*both[0], *both[1])
+            }
+        found |= said
     return found, Places(document=document, flags=flags)
 
 
@@ -210,6 +225,15 @@ def _read(file: Path | None) -> Document:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise InputError(f"{file}:{line}: not UTF-8") from error
+
+
+def _drop(document: Document, keys: Keys, *, only_of_file: bool) -> None:
+    """Forget a key, or with ``only_of_file`` what of it ``--set`` does not say."""
+    if not only_of_file:
+        document.drop(keys)
+        return
+    for leaf in [leaf for leaf in document.leaves(keys) if document.place(leaf) != SET]:
+        document.drop(leaf)
 
 
 def _set(document: Document, text: str) -> None:

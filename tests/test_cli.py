@@ -404,7 +404,22 @@ MISTAKES = [
     (f"deploy {ASK} --plan tp=1 --max-seqs 8 --max-seqs 16", "--max-seqs: --plan one"),
     (f"simulate {ASK} --plan tp=1,block=32 --block-size 8", "--block-size: --plan block given keep"),
     (f"simulate {ASK} --plan tp=1,clock=9", "--plan: 9 l40s 2520"),
-    (f"optimize {ASK} --set constraints.fix.tp=1 --fix pp=1", "--set constraints.fix.tp: --fix given keep"),
+    (
+        f"optimize {ASK} --set constraints.fix.attn_tp=1 --fix tp=1",
+        "--set constraints.fix.attn_tp: --fix tp given",
+    ),
+    (
+        f"optimize {ASK} --set slos.ttft_p95.0=1s --slo ttft_p95<=2s",
+        "--set slos.ttft_p95.0: --slo ttft_p95 given",
+    ),
+    (
+        f"optimize {ASK} --set formats.kv=[fp8] --formats kv=fp8,weights=fp8",
+        "--set formats.kv: --formats kv given",
+    ),
+    (
+        f"optimize {ASK} --set constraints.fix.clock=99 --fix pp=1",
+        "--set constraints.fix.clock: 99 l40s 2520",
+    ),
     (f"optimize {ASK} --fix kv=fp8 --formats kv=fp8", "--fix --formats kv given keep"),
     (f"optimize {ASK} --slo ttft_p95<=1s --slo ttft_p95<=2s", "--slo: ttft_p95<=2s ttft_p95<=1s keep"),
     (f"optimize {ASK} --model opt-350m", "--model: once keep"),

@@ -325,6 +325,25 @@ def test_set_adds_to_what_the_file_says():
     assert [pool.devices for pool in options(pools, "fleet.pools.0.gpus=3")["pools"]] == [3, 8]
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "wanted"),
+    [
+        ("slos: {ttft_p95: 1s}", "--set slos.tpot_p95=2s --slo e2e_mean<=9s", {"slos": ("tpot_p95<=2s", "e2e_mean<=9s")}),
+        ("constraints: {fix: {dp: 1}}", "--set constraints.fix.pp=1 --fix tp=2", {"fix": "pp=1,tp=2"}),
+        ("constraints: {forbid: {dp: 1}}", "--set constraints.forbid.pp=1 --forbid tp=2", {"forbid": "pp=1,tp=2"}),
+        ("formats: {weights: [int8], kv: [int8]}", "--set formats.kv=[fp8] --formats weights=fp8",
+         {"formats": "kv=fp8,weights=fp8"}),
+        ("constraints: {fix: {dp: 1}}", "--fix tp=2", {"fix": "tp=2"}),
+        ("formats: {kv: [fp8]}", "--formats weights=fp8", {"formats": "weights=fp8"}),
+    ],
+)  # fmt: skip
+def test_flags_replace_what_the_file_says_and_add_to_what_set_says(text, words, wanted):
+    over, given = parsed(*words.split())
+    flags = [option for option in given if option != "sets"]
+    found = file_options(write(text), over["sets"], flags, over=over)
+    assert {option: found[option] for option in wanted} == wanted
+
+
 # --------------------------------------------------------------------------------------- what it says
 
 
