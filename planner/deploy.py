@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from planner.deployable import MIXED, POLICIES
+from planner.deployable import MIXED, POLICIES, is_latent_on_blackwell, sglang_page
 from profiles.device import Device
 from profiles.memory import Footprint, Longest, iteration_tokens
 from profiles.model import Model, MoE
@@ -119,7 +119,13 @@ def vllm_command(server: Server) -> Command:
     words += ["--max-num-seqs", str(min(sequences, engine.token_budget))]
     words += ["--max-num-batched-tokens", str(engine.token_budget)]
     words += ["--gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}"]
-    words += ["--block-size", str(engine.block_size)]
+    if is_latent_on_blackwell(model, server.device) and engine.block_size % 32:
+        notes.append(
+            "vLLM picks KV blocks of 32 tokens or more for MLA on Blackwell,"
+            f" {engine.block_size} were simulated: --block-size is left out"
+        )
+    else:
+        words += ["--block-size", str(engine.block_size)]
     if engine.all_reduce == "nccl":
         words += ["--disable-custom-all-reduce"]
     words += _given(("--max-model-len", server.context), ("--dtype", server.dtype))
@@ -175,7 +181,13 @@ def sglang_command(server: Server) -> Command:
         # divided by the attention ranks is the former alone (``arg_groups/parallel_hook.py``)
         words += ["--chunked-prefill-size", "-1", "--max-prefill-tokens", str(engine.token_budget)]
     static = (memory.weight_bytes + memory.kv_bytes) / server.device.memory_bytes
-    words += ["--mem-fraction-static", f"{static:.3f}", "--page-size", str(engine.block_size)]
+    page = sglang_page(plan, model, server.device)
+    if page != engine.block_size:
+        notes.append(
+            f"SGLang takes KV blocks of {page} tokens for {model.architecture} on Blackwell,"
+            f" {engine.block_size} were simulated"
+        )
+    words += ["--mem-fraction-static", f"{static:.3f}", "--page-size", str(page)]
     if engine.all_reduce == "nccl":
         words += ["--disable-custom-all-reduce"]
     words += _given(("--context-length", server.context), ("--dtype", server.dtype))

@@ -91,6 +91,11 @@ _BLACKWELL = ("b200", "gb200", "rtx-pro-6000")
 """Compute capability 10 and up: "INT8 computation is not supported" (vLLM, ``features/quantization/int8``);
 SGLang's int8 kernels end at Hopper."""
 
+_CAPABILITY_10 = ("b200", "gb200")
+_TRTLLM_MLA = ("DeepseekV3ForCausalLM", "KimiK25ForConditionalGeneration")
+"""Of the families known here, those to which SGLang gives ``trtllm_mla`` on Blackwell
+(``arg_groups/model_overrides/deepseek_v2.py``; its blocks: ``arg_groups/overrides.py``)."""
+
 MIXED = {"vllm-v1", "sarathi"}
 POLICIES = {
     "vLLM": MIXED,
@@ -134,7 +139,7 @@ def verdicts(plan: Plan, model: Model, device: Device) -> dict[str, tuple[bool, 
             _common(engine, plan, model)
             or _hardware(engine, plan, model, device)
             or _layout(engine, plan, model)
-            or _blocks(engine, plan)
+            or _blocks(engine, plan, model, device)
         )
         verdict[engine] = (not reason, reason or flags[engine](plan))
     return verdict
@@ -194,12 +199,29 @@ def _layout(engine: str, plan: Plan, model: Model) -> str:
     return ""
 
 
-def _blocks(engine: str, plan: Plan) -> str:
+def is_latent_on_blackwell(model: Model, device: Device) -> bool:
+    """Whether latent attention (MLA) runs on a device of compute capability 10: its kernels have blocks of their own.
+
+    FlashInfer's in vLLM take 32 or 64 tokens, CUTLASS's 128; others would get the slower ones of Triton.
+    """
+    latent = any(cell.is_mla for block in model.decoder.blocks for cell in block.attention)
+    return latent and device.name.startswith(_CAPABILITY_10)
+
+
+def sglang_page(plan: Plan, model: Model, device: Device) -> int:
+    """Tokens of a KV block in SGLang, which takes 64 for what ``trtllm_mla`` has no kernel for."""
+    block = plan.engine.block_size
+    family = is_latent_on_blackwell(model, device) and model.architecture in _TRTLLM_MLA
+    return 64 if family and block not in (32, 64) else block
+
+
+def _blocks(engine: str, plan: Plan, model: Model, device: Device) -> str:
     block, budget = plan.engine.block_size, plan.engine.token_budget
+    page = sglang_page(plan, model, device)
     if engine == "vLLM" and block % 16:
         return f"vLLM has KV blocks of multiples of 16 tokens, not of {block}"
-    if engine == "SGLang" and plan.engine.policy in MIXED and budget % block:
-        return f"SGLang takes a token budget of whole KV blocks, {budget} is no multiple of {block}"
+    if engine == "SGLang" and plan.engine.policy in MIXED and budget % page:
+        return f"SGLang takes a token budget of whole KV blocks, {budget} is no multiple of {page}"
     if engine == "TensorRT-LLM" and (block == 1 or block & (block - 1)):
         return f"TensorRT-LLM has KV blocks of 2, 4, 8, ... tokens, a power of two, not of {block}"
     return ""

@@ -233,6 +233,36 @@ def test_what_an_engine_or_a_vendor_does_otherwise_is_said():
     assert any("rocm-smi" in note for note in amd) and not any("nvidia" in note for note in amd)
 
 
+@pytest.mark.parametrize(
+    ("model", "device", "block", "said"),
+    [
+        ("deepseek-v2-lite", "b200", 16, None),
+        ("deepseek-v2-lite", "gb200", 48, None),
+        ("deepseek-v2-lite", "b200", 64, "64"),
+        ("deepseek-v2-lite", "h100", 16, "16"),
+        ("deepseek-v2-lite", "rtx-pro-6000", 16, "16"),
+        ("llama-3.1-8b", "b200", 16, "16"),
+    ],
+)
+def test_vllm_picks_its_own_blocks_for_mla_on_blackwell(model, device, block, said):
+    model = load_model(model)
+    plan = Plan(layers_per_stage=(len(model.decoder.layers),), engine=EngineSettings(block_size=block))
+    command, notes = commands(plan, model, ["vLLM"], device=load_device(device))["vLLM"]
+    assert flag(command, "--block-size") == said
+    assert any(f"{block} were simulated" in note for note in notes) == (said is None)
+
+
+def test_sglang_takes_blocks_of_64_for_deepseek_on_blackwell():
+    model, b200 = load_model("deepseek-v3"), load_device("b200")
+    plan = Plan(layers_per_stage=(61,), attn_tp=8, ffn_ep=8, weight_format="fp8", activation_format="fp8")
+    assert "SGLang" in deployable(plan, model, b200)
+    command, notes = commands(plan, model, ["SGLang"], device=b200, blocks=6000)["SGLang"]
+    assert flag(command, "--page-size") == "64" and any("16 were simulated" in note for note in notes)
+    assert flag(commands(plan, model, ["SGLang"], blocks=6000)["SGLang"][0], "--page-size") == "16"
+    odd = dataclasses.replace(plan, engine=EngineSettings(token_budget=2000))
+    assert "SGLang" in deployable(odd, model, H100) and "SGLang" not in deployable(odd, model, b200)
+
+
 def test_four_bits_name_their_checkpoint_and_their_switch():
     b200 = load_device("b200")
     narrow = Plan(layers_per_stage=(32,), weight_format="fp4", activation_format="fp4")
