@@ -15,6 +15,7 @@ from planner.printable import printable
 from planner.processes import OPTIONS_FILE, Process
 
 WIDTH = 80
+RAY = ("ray", "start")
 HEADING = "paste the lines of one engine; zenith deploy has scripts and Kubernetes (docs/deploy.md)"
 
 
@@ -39,6 +40,8 @@ def refusals(launch: Launch) -> list[str]:
 def engine_lines(found: EngineLaunch) -> list[str]:
     """Of one engine: where each command runs, and what it leaves out."""
     nodes = list(dict.fromkeys(process.node for process in found.processes))
+    if not any(process.words[:2] == RAY for process in found.processes):  # its head comes before the others
+        nodes.sort()
     where = f", on node {nodes[0]}" if len(nodes) == 1 else ""
     lines = _comment(f"{found.engine} {found.version}{where}")
     for note in found.notes:
@@ -74,7 +77,7 @@ def _comment(text: str) -> list[str]:
 
 def _beside(process: Process, count: int) -> list[str]:
     """What lets the shell go on: servers stay, ``ray start`` returns."""
-    return ["&"] if count > 1 and process.words[:2] != ("ray", "start") else []
+    return ["&"] if count > 1 and process.words[:2] != RAY else []
 
 
 def _alike(processes: Sequence[Process]) -> Iterator[list[Process]]:

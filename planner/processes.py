@@ -283,7 +283,7 @@ def needs_of(engine: str, parts: tuple[Part, ...]) -> list[str]:
         ]
     if engine == "vLLM" and not is_even(parts):
         return [
-            "nodes with different numbers of devices need Ray (pip install ray); start it on all of them, then "
-            "vLLM; Ray chooses which device serves which stage"
+            "nodes with different numbers of devices need Ray (pip install ray); start it on all of them in "
+            "this order, then vLLM; Ray chooses which device serves which stage"
         ]
-    return ["start a replica on all its nodes; only the first answers requests"]
+    return ["start a replica on all its nodes; the one whose address its commands name answers requests"]

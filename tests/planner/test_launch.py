@@ -62,6 +62,8 @@ def test_pasted_lines_run_every_command_word_for_word(shell, layout):
         assert sorted(shell(lines)) == sorted(map(called, found.processes))
         if found.options and found.processes:
             assert yaml.safe_load((shell.folder / "options.yaml").read_text()) == found.options
+        headings = [int(line.split()[-1]) for line in lines if line.startswith("# on node ")]
+        assert headings == sorted(headings) or any("ray start" in line for line in lines)
         comments = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
         assert all(note in comments for note in found.notes)
 
