@@ -4,7 +4,9 @@ several, a Service before them.
 Images are the engines' official ones: ``vllm/vllm-openai`` and ``vllm/vllm-openai-rocm`` (vLLM, "Using Docker"),
 ``lmsysorg/sglang`` (SGLang, "Install", method Docker; ``-rocm720-mi30x`` as in its Docker Hub tags for MI300X),
 ``nvcr.io/nvidia/tensorrt-llm/release`` (TensorRT-LLM, "Quick Start"), each with the version of
-``planner.deploy.VERSIONS``. All three answer ``/health`` when they are ready. Devices are asked for as
+``planner.deploy.VERSIONS``. All three answer ``/health`` when they are ready; SGLang generates a token for it, which
+takes a second and more (``entrypoints/http_server.py``, ``health_generate``). Of a replica on several nodes the first
+alone does so, in vLLM. Devices are asked for as
 ``nvidia.com/gpu`` or ``amd.com/gpu`` (Kubernetes, "Schedule GPUs"); shared memory between ranks is a volume of
 memory at ``/dev/shm`` (vLLM, "Using Kubernetes"). ``apps.kubernetes.io/pod-index`` numbers the pods of a
 StatefulSet (Kubernetes 1.28 and later).
@@ -41,9 +43,15 @@ _RESOURCES = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu"}
 CONFIG_FOLDER = "/etc/zenith"
 LOADING_S = 3600
 """How long a server may load weights before Kubernetes starts it anew."""
+HEALTH_S = 30
+"""How long an answer of ``/health`` may take: SGLang gives up after 20 s."""
 LONGEST_NAME = 40
 """Of a workload: a name of Kubernetes has at most 63 characters, pods add theirs."""
 POD_INDEX = "apps.kubernetes.io/pod-index"
+_READY = f"""\
+[ "$POD_INDEX" != 0 ] ||
+python3 -c "import urllib.request as web; web.urlopen('http://127.0.0.1:{HTTP_PORT}/health')"
+"""
 
 
 def image(engine: str, device: Device) -> str:
@@ -186,6 +194,11 @@ def _on_several_nodes(
     container = _container(server, engine, flags, ["sh", "-c", script], sizes[0])
     path = {"fieldPath": f"metadata.labels['{POD_INDEX}']"}
     container["env"].append({"name": "POD_INDEX", "valueFrom": {"fieldRef": path}})
+    container["readinessProbe"] = {
+        "exec": {"command": ["sh", "-c", _READY]},
+        "periodSeconds": 5,
+        "timeoutSeconds": HEALTH_S,
+    }
     own = {**labels, "app.kubernetes.io/instance": name}
     spec = {
         "serviceName": name,
@@ -218,7 +231,7 @@ def _service(name: str, labels: dict[str, str], selector: dict[str, str]) -> dic
 
 
 def _health() -> dict[str, Any]:
-    return {"httpGet": {"path": "/health", "port": HTTP_PORT}}
+    return {"httpGet": {"path": "/health", "port": HTTP_PORT}, "timeoutSeconds": HEALTH_S}
 
 
 def _container(server: Server, engine: str, flags: Command, words: list[str], devices: int) -> dict[str, Any]:

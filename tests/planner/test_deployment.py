@@ -195,7 +195,11 @@ def test_manifests_start_every_replica_or_say_which_they_do_not(layout):
                 assert container["image"] == found.image and ":" in found.image
                 devices += spec["replicas"] * container["resources"]["limits"]["nvidia.com/gpu"]
                 assert all(isinstance(word, str) for word in container["command"])
+                assert "/health" in str(ready := container["readinessProbe"]) and ready["timeoutSeconds"] > 20
                 if document["kind"] == "StatefulSet":
+                    probe = ["/bin/sh", "-c", container["readinessProbe"]["exec"]["command"][2]]
+                    worker = subprocess.run(probe, env={"POD_INDEX": "1", "PATH": ""}, check=False)
+                    assert worker.returncode == 0
                     script = container["command"][2]
                     assert subprocess.run(["sh", "-n", "-c", script], check=False).returncode == 0
                     assert script.count("exec ") == spec["replicas"]
