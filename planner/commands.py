@@ -236,6 +236,9 @@ def deploy(options: Options, *, progress: Progress) -> Reply:
     if folder:
         deployment_text.check_folder(folder)
     asked = {**options, "as_csv": False}
+    if engines and options["deployable_on"] and not set(engines) & set(options["deployable_on"]):
+        wanted = ", ".join(options["deployable_on"])
+        raise InputError(f"--on {', '.join(engines)}: --deployable-on asks for {wanted}, keep one of them")
     if options["deployable"] and not options["deployable_on"]:
         asked["deployable_on"] = engines
     question = _question(asked, progress)

@@ -314,6 +314,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
         (["--plan", "tp=2,ffn_dp=2,ffn_tp=1"], 3, "replicate"),
         (["--plan", "tp=2,policy=vllm-v0", "--on", "vLLM"], 3, "vLLM does not batch as vllm-v0"),
         (["--plan", "tp=4,budget=1000", "--on", "sglang"], 3, "1000 is no multiple of 16"),
+        (["--on", "vllm", "--deployable-on", "sglang"], 2, "--on vLLM: --deployable-on asks for SGLang"),
         (["--on", "vlm"], 2, "--on"),
     ],
 )
