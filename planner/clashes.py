@@ -101,8 +101,10 @@ def check_file(document: Document) -> None:
 
 def check_words(
     document: Document, flags: Mapping[str, str], options: Mapping[str, Any], more: Sequence[Rivals] = ()
-) -> None:
+) -> tuple[str, ...]:
     """Raise InputError where two words of a command, of flags and ``--set``, say one thing or contradict each other.
+
+    What is varied may be said too, with one of the values that are varied: these words are returned.
 
     Parameters
     ----------
@@ -118,28 +120,65 @@ def check_words(
     wide = [_Word(flag=flag, keys=KEYS[option].key) for option, flag in flags.items()
             if option in KEYS and option not in MERGED]  # fmt: skip
     sets = [
-        _Word(flag=document.at(keys), keys=_plain(keys))
+        _Word(flag=document.at(keys), keys=_plain(keys), value=document.get(keys))
         for keys in document.leaves()
         if document.place(keys) == SET
     ]
     for word in sets:  # a flag takes the place of all that its key holds
         _refuse(word, [*wide, *said], more)
-    for name, keys in keys_varied(options):
-        _refuse(_Word(flag=f"--vary {name}", keys=keys), [*said, *sets], more)
+    varied = [(word, name, values) for name, keys, values in keys_varied(options)
+              for word in (*said, *sets) if word.keys == keys]  # fmt: skip
+    for word, name, values in varied:
+        if _meant(name, word.value) not in [_meant(name, value) for value in values]:
+            raise InputError(
+                f"--vary {name}: {word.text} is given too, with a value that is not varied; keep one"
+            )
+    for name, keys, _ in keys_varied(options):
+        others = [word for word in (*said, *sets) if word.keys != keys]
+        _refuse(_Word(flag=f"--vary {name}", keys=keys), others, more)
     for i, word in enumerate(said):
         _refuse(word, said[:i], more)
     for option in SEARCHED:
         if "plan" in flags and option in flags and len(set(options.get(option) or ())) > 1:
             raise InputError(f"{flags[option]}: --plan names one plan, give one value")
+    return tuple(word.text for word, _, _ in varied)
+
+
+def _meant(name: str, value: Any) -> Any:
+    """What a value of an axis means, however it is written.
+
+    Examples
+    --------
+    >>> _meant("slo.ttft_p95", "30ms") == _meant("slo.ttft_p95", "0.03s"), _meant("gpus", "2"), _meant("tp", "2")
+    (True, 2, 2)
+    """
+    from planner import units
+    from profiles.device import load_device
+
+    if not isinstance(value, str):
+        return value
+    try:
+        if name in ("gpus", "nodes", "max_gpus"):
+            return int(value)
+        if name == "max_cost_per_hour":
+            return units.read(value, units.PRICE)
+        if name == "device":
+            return load_device(value).name
+        if name.startswith("slo."):
+            return parse_slo(f"{name.removeprefix('slo.')}<={value}").limit
+        return value if name in _VARIED else parse_pairs(f"{name}={value}")[0][1]
+    except (InputError, ValueError):  # said where it is read
+        return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Word:
-    """A key that a flag, or part of its value, says."""
+    """A key that a flag, or part of its value, says, and what it says there."""
 
     flag: str
     keys: Keys
     part: str = ""
+    value: Any = None
 
     @property
     def text(self) -> str:
@@ -147,9 +186,14 @@ class _Word:
 
 
 def _flagged(flag: str, option: str, value: Any) -> Iterator[_Word]:
-    for keys in keys_said(option, value):
+    for i, keys in enumerate(keys_said(option, value)):
         whole = keys == PLAN or (option in KEYS and keys == KEYS[option].key)
-        yield _Word(flag=flag, keys=keys, part="" if whole else str(keys[-1]))
+        own = value
+        if option == "slos":
+            own = parse_slo(value[i]).limit
+        elif option == "fix":
+            own = parse_pairs(value)[i][1]
+        yield _Word(flag=flag, keys=keys, part="" if whole else str(keys[-1]), value=own)
 
 
 def _refuse(word: _Word, others: Sequence[_Word], more: Sequence[Rivals]) -> None:
@@ -220,20 +264,20 @@ def keys_said(option: str, value: Any) -> Iterator[Keys]:
         return
 
 
-def keys_varied(options: Mapping[str, Any]) -> Iterator[tuple[str, Keys]]:
-    """Axes of ``--vary`` and their keys, but for factors: these are of what is asked otherwise.
+def keys_varied(options: Mapping[str, Any]) -> Iterator[tuple[str, Keys, list[str]]]:
+    """Axes of ``--vary``, their keys and values, but for factors: these are of what is asked otherwise.
 
     Examples
     --------
     >>> list(keys_varied({"vary": ("rate=x1,x2", "attn_tp=1,2")}))
-    [('attn_tp', ('constraints', 'fix', 'tp'))]
+    [('attn_tp', ('constraints', 'fix', 'tp'), ['1', '2'])]
     """
     if "plan" in options:  # zenith bound varies by factors alone
         return
     for text in options.get("vary") or ():
         name, _, values = (part.strip() for part in text.partition("="))
         if name != "rate" or not values.startswith("x"):
-            yield name, _varied(name)
+            yield name, _varied(name), [value.strip() for value in values.split(",")]
 
 
 def _varied(name: str) -> Keys:

@@ -134,6 +134,7 @@ def whatif(options: Options, *, progress: Progress) -> Reply:
         question, {axis.name: axis.values for axis in axes}, **limits, everything=options["exhaustive"],
         progress=lambda done, of, words: progress(Counted(f"{done} of {of}: {words}", done, of)),
     )  # fmt: skip
+    found = replace(found, rate=options.get("trace_rate"), replaced=options["places"].replaced)
     _done(started, limits["store"], progress)
     if options["html"]:
         from planner.whatif_html import to_html

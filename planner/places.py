@@ -20,10 +20,13 @@ class Places:
         What the file and ``--set`` say.
     flags
         Options that are given as flags, with their words: ``{"gpus": "--gpus"}``.
+    replaced
+        Words of the command whose place its ``--vary`` takes.
     """
 
     document: Document = field(default_factory=lambda: Document(name=SET))
     flags: Mapping[str, str] = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
 
     def of(self, about: str) -> str:
         """Where an option of ``InputError.about`` was said, empty where it was not.

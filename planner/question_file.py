@@ -83,13 +83,13 @@ def placed_options(
     for text in sets:
         _set(document, text)
     check(document)
-    check_words(document, flags, over or {}, rivals)
+    replaced = check_words(document, flags, over or {}, rivals)
     for option in flags:
         for keys in keys_said(option, (over or {}).get(option)):
             give_way(document, keys, only_of_file=True, more=rivals)
         if option in KEYS:
             _drop(document, KEYS[option].key, only_of_file=option in MERGED)
-    for _, keys in keys_varied(over or {}):
+    for _, keys, _ in keys_varied(over or {}):
         if keys[0] != "fleet":  # what is varied of a fleet is one that the rest of it says
             give_way(document, keys, more=rivals)
     folder = file.parent if file else Path()
@@ -111,12 +111,12 @@ def placed_options(
             raise InputError(f"{document.at(entry.key)}: {value!r} is not known to this command, {hint}")
         said = {option: value} if entry.read is None else entry.read(document, entry.key, value, folder)
         if option in MERGED and option in flags and found.get(option):
-            both = (said[option], found[option])
+            both = (found[option], said[option])
             said = {
                 option: ",".join(filter(None, both)) if isinstance(both[0], str) else (*both[0], *both[1])
             }
         found |= said
-    return found, Places(document=document, flags=flags)
+    return found, Places(document=document, flags=flags, replaced=replaced)
 
 
 def load_question(file: str | Path, *sets: str) -> "Question":

@@ -137,13 +137,20 @@ def words(name: str, value: str) -> str:
     return value if name in ("device", "model", "objective") else f"{name}={value}"
 
 
-def sets(values: Mapping[str, str]) -> list[str]:
-    """Keys and values of ``--set`` that ask a question file the same; without those that lift a limit.
+def sets(values: Mapping[str, str], rate: tuple[str, float] | None = None) -> list[str]:
+    """Keys and values of ``--set`` that ask a question file the same.
+
+    Parameters
+    ----------
+    rate
+        At which the file plays its workload, as ``units.read_scaling`` has it: a factor varied is one of that.
 
     Examples
     --------
     >>> sets({"device": "h200", "rate": "x2", "slo.tpot_p95": "20ms", "tp": "2", "max_gpus": "none"})
-    ['fleet.device=h200', 'workload.rate=x2', 'slos.tpot_p95=20ms', 'constraints.fix.tp=2']
+    ['fleet.device=h200', 'workload.rate=x2', 'slos.tpot_p95=20ms', 'constraints.fix.tp=2', 'constraints.max_gpus=null']
+    >>> sets({"rate": "x4"}, ("times", 2.0)), sets({"rate": "x4"}, ("rate", 2.0)), sets({"rate": "3/s"}, ("rate", 2.0))
+    (['workload.rate=x8'], ['workload.rate=8/s'], ['workload.rate=3/s'])
     """
     found = []
     for name, value in values.items():
@@ -152,9 +159,19 @@ def sets(values: Mapping[str, str]) -> list[str]:
         else:
             option = _OPTIONS.get(name, name)
             key = dotted(KEYS[option].key) if name in WIDE else f"constraints.fix.{name}"
-        if value != "none" or not (name in LIMITS or name.startswith(SLO)):
-            found.append(f"{key}={value}")
+        if name == "rate" and rate:
+            value = _product(value, rate)
+        lifted = value == "none" and (name in LIMITS or name.startswith(SLO))
+        found.append(f"{key}={'null' if lifted else value}")
     return found
+
+
+def _product(value: str, rate: tuple[str, float]) -> str:
+    """A factor of a rate as what comes of both."""
+    (kind, times), (own, base) = read_scaling(value), rate
+    if kind == "rate":
+        return value
+    return f"x{base * times:.12g}" if own == "times" else f"{base * times:.12g}/s"
 
 
 def _check(name: str, value: str) -> None:
@@ -288,6 +305,7 @@ def first_options(options: Mapping[str, Any], axes: Sequence[Axis]) -> dict[str,
             chosen["model_name"] = value
         elif axis.name.startswith(SLO):
             own = axis.name[len(SLO) :]
-            others = tuple(text for text in chosen["slos"] if not text.strip().startswith(f"{own}<"))
+            name = _slo(axis.name, value).name
+            others = tuple(text for text in chosen["slos"] if parse_slo(text).name != name)
             chosen["slos"] = others if value == "none" else (*others, f"{own}<={value}")
     return chosen

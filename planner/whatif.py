@@ -65,11 +65,17 @@ class Scenario:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """Scenarios in order, the last axis fastest; ``breaks``: pairs (i, j) where scenario j is no harder than
-    scenario i, yet has the worse objective."""
+    scenario i, yet has the worse objective.
+
+    Of the command that asked: ``rate`` at which its question file plays the workload, and ``replaced``, words whose
+    place the axes take.
+    """
 
     axes: tuple[Axis, ...]
     scenarios: list[Scenario]
     breaks: list[tuple[int, int]]
+    rate: tuple[str, float] | None = None
+    replaced: tuple[str, ...] = ()
 
     def to_frame(self) -> "pd.DataFrame":
         """A table of pandas, see ``planner.frames``."""

@@ -111,8 +111,9 @@ def starting(sweep: Sweep) -> str:
     held = [i for i, scenario in enumerate(sweep.scenarios) if scenario.holds]
     if not held:
         return ""
-    words = [f"--set {shlex.quote(pair)}" for pair in sets(sweep.scenarios[held[-1]].values)]
-    instead = f", {printable(' '.join(words))} in place of --vary" if words else ""
+    words = [f"--set {shlex.quote(pair)}" for pair in sets(sweep.scenarios[held[-1]].values, sweep.rate)]
+    gone = " and ".join(filter(None, (", ".join(["--vary", *sweep.replaced[:-1]]), *sweep.replaced[-1:])))
+    instead = f", {printable(' '.join(words))} in place of {printable(gone)}" if words else ""
     return f"scenario {held[-1] + 1} with zenith deploy{instead}; every one with --json or --html"
 
 

@@ -152,17 +152,47 @@ def test_every_answer_ends_with_the_commands_that_start_its_plan(command):
         assert process["command"] in pasted
 
 
-def test_whatif_names_the_command_that_starts_a_scenarios_plan():
-    (Path("q.yaml")).write_text(
-        "model: opt-125m\nfleet: {device: l40s, gpus: 1}\nworkload: {trace: few.csv}\n"
+ASKED = "--model opt-125m --trace few.csv --no-silicon"
+VARIED = [
+    # what is asked, the axes, and what the printed words of the last scenario are
+    ("q.yaml", "gpus=1,2 slo.ttft_p95=1s,2s", "fleet.gpus=2 slos.ttft_p95=2s"),
+    ("q.yaml", "rate=x1,x4", "workload.rate=x8"),
+    ("q.yaml --set workload.rate=6/s", "rate=x1,x4", "workload.rate=24/s"),
+    ("q.yaml", "rate=9/s", "workload.rate=9/s"),
+    ("q.yaml", "slo.ttft_p95=1us,none", "slos.ttft_p95=null"),
+    (f"{ASKED} --device l40s --gpus 2 --slo ttft_p95<=1s", "slo.tpot_p95=1s,2s", "slos.tpot_p95=2s"),
+    (f"{ASKED} --device l40s --gpus 2 --fix pp=1", "tp=1,2", "constraints.fix.tp=2"),
+    (f"{ASKED} --gpus 2 --device l40s", "device=l40s,h200 gpus=1,2", "fleet.device=h200 fleet.gpus=2"),
+    (f"{ASKED} --device l40s --gpus 2 --fix attn_tp=1", "tp=2,1", "constraints.fix.tp=1"),
+    (f"{ASKED} --device l40s --gpus 2 --slo ttft_p95<=1000ms", "slo.ttft_p95=1s,2s", "slos.ttft_p95=2s"),
+    (f"{ASKED} --device l40s --gpus 2 --set objective=cost", "objective=energy,cost", "objective=cost"),
+]
+
+
+@pytest.mark.parametrize(("asked", "axes", "printed"), VARIED, ids=lambda text: text[-40:])
+def test_what_whatif_prints_starts_the_plan_of_its_last_scenario(asked, axes, printed):
+    """Words in place of ``--vary``, and of what it varies; all else of the command stays."""
+    Path("q.yaml").write_text(
+        "model: opt-125m\nfleet: {device: l40s, gpus: 1}\nworkload: {trace: few.csv, rate: x2}\n"
         "slos: {ttft_p95: 1s}\ncosts: {silicon: false}\n"
     )
-    vary = ["whatif", "q.yaml", "--vary", "gpus=1,2", "--vary", "slo.ttft_p95=1s,2s"]
-    words = run(*vary).stdout.split("launch:")[1].split(" in place of ")[0].replace("\n", " ").split()
-    assert words[:2] == ["scenario", "4"]
-    own = json.loads(run("deploy", "q.yaml", *words[words.index("--set") :], "--json").stdout)
-    scenario = json.loads(run(*vary, "--json").stdout)["scenarios"][3]
-    assert own["answer"] == scenario["answer"] and own["answer"]["launch"]["engines"]
+    whatif = ["whatif", *asked.split(), *(word for axis in axes.split() for word in ("--vary", axis))]
+    text = " ".join(run(*whatif).stdout.split("launch:")[1].split())
+    words, gone = re.search(r"zenith deploy, (.*) in place of (--vary.*);", text).groups()
+    assert words == " ".join(f"--set {pair}" for pair in printed.split())
+    kept = asked.split()
+    for flag in re.split(", | and ", gone)[1:]:
+        at = next(i for i, word in enumerate(kept) if word == flag.split()[0])
+        del kept[at : at + 2]
+    own = run("deploy", *kept, *shlex.split(words), "--json")
+    assert own.exit_code == 0, own.stderr
+    answer, last = (
+        json.loads(own.stdout)["answer"],
+        json.loads(run(*whatif, "--json").stdout)["scenarios"][-1],
+    )
+    for each in (answer, last["answer"]):
+        del each["question"]  # names the trace by how it was scaled
+    assert answer == last["answer"] and answer["launch"]["engines"]
 
 
 def test_whatif_says_by_its_status_whether_any_scenario_has_a_plan():
@@ -392,7 +422,12 @@ MISTAKES = [
     (f"whatif {ASK} --vary slo.tpot_p95=20", "slo.tpot_p95=20 us, ms or s"),
     (f"whatif {ASK} --vary rate=2", "rate=2 x0.5"),
     (f"whatif {ASK} --vary gpus=1", "--vary gpus: --gpus given keep"),
-    (f"whatif {ASK} --vary tp=1,2 --fix pp=1,attn_tp=1", "--vary tp: --fix tp given keep"),
+    (f"whatif {ASK} --vary device=h100,h200", "--vary device: --device given keep"),
+    (f"whatif {ASK} --vary tp=1,2 --fix pp=1,attn_tp=4", "--vary tp: --fix tp given keep"),
+    (
+        f"whatif {ASK} --vary slo.ttft_p95=1s,none --slo ttft_p95<=2s",
+        "--vary slo.ttft_p95: --slo ttft_p95 keep",
+    ),
     (f"whatif {ASK} --vary slo.power_mean=1kW,2kW --max-power 1kW", "slo.power_mean: --max-power given keep"),
     (f"whatif {ASK} --vary budget=512,1024 --token-budget 512", "budget: --token-budget given keep"),
     (f"whatif {ASK} --vary rate=4/s --set workload.rate=2/s", "rate: --set workload.rate given keep"),
