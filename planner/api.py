@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.axes import parse_axes, plan_from_axes
+from planner.axes import WIDTHS, AxisValue, parse_axes, plan_from_axes, together
 from planner.bound_report import BoundReport, bound_report
 from planner.capacity import Capacity, capacity
 from planner.minimum import Minimum, minimum
@@ -48,7 +48,8 @@ class Simulation:
 
 
 def plan_named(question: Question, text: str) -> Plan:
-    """The plan that ``--plan`` names; what it does not name is as the question has it.
+    """The plan that ``--plan`` names; what it does not name is as the question has it: formats, settings, and axes
+    that it fixes.
 
     Raises
     ------
@@ -56,13 +57,37 @@ def plan_named(question: Question, text: str) -> Plan:
         When the axes contradict each other or the model.
     """
     with about("plan"):
-        axes = parse_axes(text)
+        said = parse_axes(text)
+        axes = _left_open(question, said) | said
         if "weights" in axes and "activations" not in axes:
             device = question.fleet.pools[0].device
             axes = {**axes, "activations": activations_for(str(axes["weights"]), device)}
         clock = int(str(question.options("clock")[0]))
         defaults = replace(plan_from_axes(question.model, {}), engine=question.settings(), clock_mhz=clock)
         return plan_from_axes(question.model, axes, defaults)
+
+
+def _left_open(question: Question, said: Mapping[str, AxisValue]) -> dict[str, AxisValue]:
+    """Of axes that a plan does not name what the question fixes, and the first formats that it allows."""
+    found = {
+        axis: value
+        for axis, value in question.fix.items()
+        if axis in (*WIDTHS, "layers") and not said.keys() & together(axis)
+    }
+    found["kv"] = question.options("kv")[0]
+    if (
+        question.weight_formats
+        or question.activation_formats
+        or {"weights", "activations"} & question.fix.keys()
+    ):
+        pairs = (pair for pool in question.fleet.pools for pair in question.pairs_of_formats(pool.device))
+        for weights, activations in pairs:
+            if (
+                said.get("weights", weights) == weights
+                and said.get("activations", activations) == activations
+            ):
+                return found | {"weights": weights, "activations": activations}
+    return found
 
 
 def _plan(question: Question, plan: Plan | str) -> Plan:

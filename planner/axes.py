@@ -86,6 +86,17 @@ def spellings(axis: str) -> tuple[str, ...]:
     return (_WORD_OF[axis], axis) if axis in _WORD_OF else (axis,)
 
 
+def together(axis: str) -> tuple[str, ...]:
+    """Axes of which some decide the others, this one among them.
+
+    Examples
+    --------
+    >>> together("pp"), together("attn_tp"), together("kv")
+    (('pp', 'layers'), ('attn_tp', 'attn_dp', 'ffn_tp', 'ep', 'ffn_dp'), ('kv',))
+    """
+    return next((group for group in (("pp", "layers"), WIDTHS[2:]) if axis in group), (axis,))
+
+
 def axis_of(plan: Plan, axis: str) -> AxisValue:
     """The value that a plan has on an axis.
 

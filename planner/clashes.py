@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from planner.axes import parse_pairs, spellings
+from planner.axes import parse_pairs, spellings, together
 from planner.document import SET, Document, Keys, dotted
 from planner.file_keys import KEYS
 from planner.slo import parse_slo
@@ -17,10 +17,12 @@ from profiles.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rivals:
-    """Sides of which one is given. ``exclusive``: both in one layer contradict each other whatever they say."""
+    """Sides of which one is given. ``exclusive``: both in one layer contradict each other whatever they say.
+    ``yields``: what an earlier layer says gives way."""
 
     sides: tuple[tuple[Keys, ...], ...]
     exclusive: bool = True
+    yields: bool = True
 
 
 PLAN: Keys = ("plan",)
@@ -58,17 +60,9 @@ RIVALS = (
     *(Rivals(sides=((("constraints", "fix", axis),), (key,))) for axis, key in _FIXED.items()),
     Rivals(sides=((("constraints", "deployable"),), (("constraints", "deployable_on"),)), exclusive=False),
     Rivals(sides=((("search", "cache"),), (("search", "use_cache"),)), exclusive=False),
-    Rivals(  # a plan that --plan names is not searched
-        sides=(
-            (PLAN,),
-            (
-                ("constraints", "fix"),
-                ("constraints", "forbid"),
-                ("formats",),
-                ("constraints", "deployable_on"),
-            ),
-        )
-    ),
+    # A plan that --plan names is not searched; a file's axes and formats are those that it leaves open.
+    Rivals(sides=((PLAN,), (("constraints", "forbid"), ("constraints", "deployable_on")))),
+    Rivals(sides=((PLAN,), (("constraints", "fix"), ("formats",))), yields=False),
 )
 
 UNSEARCHED = Rivals(sides=((PLAN,), tuple(("search", name) for name in _SEARCH)))
@@ -84,7 +78,10 @@ _VARIED = {
 """Keys that axes of ``--vary`` vary, where they are not those of ``constraints.fix``."""
 
 SEARCHED = ("policies", "token_budgets", "max_seqs", "clocks")
-"""Options with values to search. A plan that is named has the first, where it does not say another."""
+"""Options with values to search."""
+
+OF_PLAN = (*SEARCHED, "formats", "fix")
+"""Options of which a plan that is named has the first value, where it does not say another."""
 
 MERGED = ("slos", "fix", "forbid", "formats")
 """Options with keys of their own: those of ``--set`` and those of flags count together."""
@@ -188,6 +185,7 @@ class _Word:
 def _flagged(flag: str, option: str, value: Any) -> Iterator[_Word]:
     for i, keys in enumerate(keys_said(option, value)):
         whole = keys == PLAN or (option in KEYS and keys == KEYS[option].key)
+        whole |= option == "plan" and keys[-1] not in _FIXED
         own = value
         if option == "slos":
             own = parse_slo(value[i]).limit
@@ -248,7 +246,8 @@ def keys_said(option: str, value: Any) -> Iterator[Keys]:
         if option == "plan":
             yield PLAN
             axes = parse_pairs(value) if value else ()
-            yield from (("constraints", "fix", axis) for axis, _ in axes if axis in _FIXED)
+            named = (each for axis, _ in axes for each in together(axis))
+            yield from (("constraints", "fix", spellings(axis)[0]) for axis in named)
         elif option in ("fix", "forbid"):
             axes = parse_pairs(value) if value else ()
             yield from ((*KEYS[option].key, spellings(axis)[0]) for axis, _ in axes)
@@ -297,11 +296,15 @@ def give_way(
     document: Document, given: Keys, *, only_of_file: bool = False, more: Sequence[Rivals] = ()
 ) -> None:
     """Drop the keys that contradict one that is given now; of ``--set`` the earlier ones stay, and clash."""
+    if given[:2] == ("constraints", "fix"):  # ``--plan`` says axes that the file may fix
+        for word in spellings(str(given[-1])):
+            if document.place((*given[:2], word)) != SET:
+                document.drop((*given[:2], word))
     for rivals in (*RIVALS, *more):
         mine = [
             side for side in rivals.sides if any(given[: len(key)] == key or key == given for key in side)
         ]
-        if not mine:
+        if not mine or not rivals.yields:
             continue
         for side in rivals.sides:
             for key in side:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.clashes import (
     MERGED,
-    SEARCHED,
+    OF_PLAN,
     Rivals,
     check_file,
     check_words,
@@ -98,7 +98,7 @@ def placed_options(
         value = document.get(entry.key)
         if value is None:
             continue
-        of_plan = "plan" in (over or {}) and option in SEARCHED
+        of_plan = "plan" in (over or {}) and option in OF_PLAN
         if not (over is None or option in over or option in FILE_ONLY or of_plan):
             if document.place(entry.key) == SET and not any(
                 KEYS[own].key == entry.key for own in KEYS.keys() & over

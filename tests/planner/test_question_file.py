@@ -297,7 +297,7 @@ def test_flags_count_before_set_and_set_before_the_file():
         ("workload: {trace: requests.csv}", ["workload.synthetic.requests=9"], [], ["trace_file"]),
         ("engine: {name: none}", [], ["profile"], ["engine"]),
         ("constraints: {deployable_on: [vLLM]}", [], ["deployable"], ["deployable_on"]),
-        ("constraints: {fix: {tp: 2}}\nformats: {kv: [fp8]}", [], ["plan"], ["fix", "formats"]),
+        ("constraints: {forbid: {tp: 2}, deployable_on: [vLLM]}", [], ["plan"], ["forbid", "deployable_on"]),
         ("answer: {form: json}", [], ["as_csv"], ["as_json", "as_csv"]),
         ("constraints: {fix: {tp: 2}}", [], ["fix"], ["fix"]),
         ("slos: {power_mean: 1kW}", [], ["max_power"], ["slos"]),
@@ -615,13 +615,41 @@ def test_what_is_varied_takes_the_place_of_what_the_file_says_of_it():
         assert plan["token_budget"] == int(each["values"]["budget"])
 
 
-def test_a_plan_that_is_named_has_the_settings_of_the_file():
-    write(SMALL + "engine: {token_budgets: [512, 1024], max_seqs: [8], clocks: [1500]}\n")
-    for plan, budget in (("tp=1", 512), ("tp=1,budget=64", 64)):
-        found = json.loads(run("simulate", "question.yaml", "--plan", plan, "--json").stdout)["plans"][0][
-            "plan"
-        ]
-        assert (found["token_budget"], found["max_seqs"], found["clock_mhz"]) == (budget, 8, 1500)
+NAMED = [
+    # what the file says besides, the plan, and what it has of tp, pp, budget, weights, activations and kv
+    (
+        "engine: {token_budgets: [512, 1024], max_seqs: [8], clocks: [1500]}",
+        "tp=1",
+        (1, 1, 512, "bf16", "bf16", "bf16"),
+    ),
+    ("engine: {token_budgets: [512], max_seqs: [8]}", "tp=1,budget=64", (1, 1, 64, "bf16", "bf16", "bf16")),
+    ("formats: {weights: [fp8], kv: [fp8, bf16]}", "tp=2", (2, 1, 2048, "fp8", "fp8", "fp8")),
+    ("formats: {weights: [fp8, bf16]}", "tp=2,weights=bf16,kv=fp8", (2, 1, 2048, "bf16", "bf16", "fp8")),
+    ("formats: {weights: [fp8]}", "weights=int8", (1, 1, 2048, "int8", "int8", "bf16")),
+    ("constraints: {fix: {attn_tp: 2, weights: fp8}}", "pp=1", (2, 1, 2048, "fp8", "fp8", "bf16")),
+    (
+        "constraints: {fix: {tp: 2, layers: 7/5, budget: 64}}",
+        "tp=1,budget=512",
+        (1, 2, 512, "bf16", "bf16", "bf16"),
+    ),
+    (
+        "constraints: {fix: {tp: 1, layers: 7/5}, forbid: {pp: 1}}",
+        "ffn_tp=2,pp=1",
+        (2, 1, 2048, "bf16", "bf16", "bf16"),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "plan", "wanted"), NAMED, ids=[f"{text[:60]}-{plan}" for text, plan, _ in NAMED]
+)
+def test_a_plan_that_is_named_has_of_the_file_what_it_does_not_say(text, plan, wanted):
+    result = run("simulate", write(f"{SMALL}{text}\n"), "--plan", plan, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)["plans"][0]["plan"]
+    names = ("tp", "pp", "token_budget", "weights", "activations", "kv")
+    assert tuple(found[name] for name in names) == wanted
+    assert found["clock_mhz"] == (1500 if "clocks" in text else 0)
 
 
 @pytest.mark.parametrize("flag", ["-o", "--html", "--model", "--trace", "--tables"])
