@@ -60,6 +60,8 @@ RIVALS = (
     *(Rivals(sides=((("constraints", "fix", axis),), (key,))) for axis, key in _FIXED.items()),
     Rivals(sides=((("constraints", "deployable"),), (("constraints", "deployable_on"),)), exclusive=False),
     Rivals(sides=((("search", "cache"),), (("search", "use_cache"),)), exclusive=False),
+    Rivals(sides=((("search", "exhaustive"),), (("search", "max_simulations"),)), exclusive=False),
+    Rivals(sides=((("answer", "all"),), (("answer", "top"),)), exclusive=False),
     # A plan that --plan names is not searched; a file's axes and formats are those that it leaves open.
     Rivals(sides=((PLAN,), (("constraints", "forbid"), ("constraints", "deployable_on")))),
     Rivals(sides=((PLAN,), (("constraints", "fix"), ("formats",))), yields=False),
@@ -80,8 +82,11 @@ _VARIED = {
 SEARCHED = ("policies", "token_budgets", "max_seqs", "clocks")
 """Options with values to search."""
 
-OF_PLAN = (*SEARCHED, "formats", "fix")
-"""Options of which a plan that is named has the first value, where it does not say another."""
+OF_PLAN = (*SEARCHED, "formats", "fix", "forbid", "deployable_on")
+"""Options of a file that count where one plan is asked, or what is left of them beside it."""
+
+ALL = {"exhaustive": "max_simulations", "list_all": "top"}
+"""Options that ask for all, and those that ask for fewer."""
 
 MERGED = ("slos", "fix", "forbid", "formats")
 """Options with keys of their own: those of ``--set`` and those of flags count together."""

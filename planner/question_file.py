@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from planner.clashes import (
+    ALL,
     MERGED,
     OF_PLAN,
     Rivals,
@@ -116,7 +117,11 @@ def placed_options(
                 option: ",".join(filter(None, both)) if isinstance(both[0], str) else (*both[0], *both[1])
             }
         found |= said
-    return found, Places(document=document, flags=flags, replaced=replaced)
+    places = Places(document=document, flags=flags, replaced=replaced)
+    for every, fewer in ALL.items():
+        if found.get(every) and places.of(fewer):
+            raise InputError(f"{places.of(fewer)}: {places.of(every)} is given too, keep one of them")
+    return found, places
 
 
 def load_question(file: str | Path, *sets: str) -> "Question":

@@ -224,7 +224,8 @@ def _shift(first: Scenario, this: Scenario) -> str:
         return moved
     ours, theirs = split_latency(new), split_latency(old)
     part = max(ours, key=lambda name: abs(ours[name] - theirs[name]))
-    return f"{moved} ({part} {(ours[part] - theirs[part]) * 1e3:+.3g} ms)"
+    shift = ours[part] - theirs[part]
+    return f"{moved} ({part} {'+' if shift > 0 else ''}{quantity(shift, 's')})"
 
 
 def _fate(old: PlanResult, this: Scenario, evaluator: Evaluator) -> str:

@@ -184,10 +184,11 @@ PAIRS = [
     ("--tables my-gpu --no-silicon", "costs: {tables: my-gpu, silicon: false}"),
     ("--cache my-cache", "search: {cache: my-cache}"),
     ("--no-cache", "search: {use_cache: false}"),
-    ("--max-simulations 3 --time-limit 5min --workers 2 --exhaustive --seed 7",
-     "search: {max_simulations: 3, time_limit: 300s, workers: 2, exhaustive: true, seed: 7}"),
-    ("--json -o out.json --top 3 --all", "answer: {form: json, output: out.json, top: 3, all: true}"),
-    ("--csv --html out.html", "answer: {form: csv, html: out.html}"),
+    ("--max-simulations 3 --time-limit 5min --workers 2 --seed 7",
+     "search: {max_simulations: 3, time_limit: 300s, workers: 2, exhaustive: false, seed: 7}"),
+    ("--exhaustive", "search: {exhaustive: true}"),
+    ("--json -o out.json --top 3", "answer: {form: json, output: out.json, top: 3}"),
+    ("--csv --html out.html --all", "answer: {form: csv, html: out.html, all: true}"),
     ("--objective energy --gpus 3", "{objective: energy, fleet: {gpus: 3}}"),
     ("--fleet fleet.yaml", "fleet: {file: fleet.yaml}"),
     ("--model opt-125m --device l40s --nodes 2 --gpus-per-node 4",
@@ -299,6 +300,8 @@ def test_flags_count_before_set_and_set_before_the_file():
         ("constraints: {deployable_on: [vLLM]}", [], ["deployable"], ["deployable_on"]),
         ("constraints: {forbid: {tp: 2}, deployable_on: [vLLM]}", [], ["plan"], ["forbid", "deployable_on"]),
         ("answer: {form: json}", [], ["as_csv"], ["as_json", "as_csv"]),
+        ("search: {exhaustive: true}", [], ["max_simulations"], ["exhaustive"]),
+        ("answer: {top: 9}", ["answer.all=true"], [], ["top"]),
         ("constraints: {fix: {tp: 2}}", [], ["fix"], ["fix"]),
         ("slos: {power_mean: 1kW}", [], ["max_power"], ["slos"]),
         ("constraints: {max_power: 1kW}", ["slos.power_mean=2kW"], [], ["max_power"]),
@@ -404,11 +407,11 @@ def test_paths_are_relative_to_the_file(folder):
 
 
 def test_limits_of_a_file_are_arguments_of_optimize():
-    text = SMALL + "search: {time_limit: 1min, max_simulations: 5, exhaustive: true}\n"
-    assert load_limits(write(text)) == {
-        "time_limit_s": 60.0, "max_simulations": 5, "everything": True, "silicon": False,
+    text = SMALL + "search: {time_limit: 1min, max_simulations: 5}\n"
+    assert load_limits(write(text)) == {"time_limit_s": 60.0, "max_simulations": 5, "silicon": False}
+    assert load_limits(write(text), "search.exhaustive=true") == {
+        "time_limit_s": 60.0, "everything": True, "silicon": False,
     }  # fmt: skip
-    assert load_limits(write(text), "costs.silicon=true", "search.max_simulations=null")["everything"]
 
 
 def test_an_example_in_python_is_the_same_question():
@@ -531,6 +534,8 @@ LATER = [
     ("", "engine: {profile: requests.csv}", 8, "engine.profile", "requests.csv .yaml"),
     ("costs: {silicon: false}", "costs: {silicon: false, tables: my-gpu}", 7, "costs.tables", "gemm.csv"),
     ("costs: {silicon: false}", "search: {cache: x, use_cache: false}", 7, "search.cache", "--no-cache"),
+    ("", "search:\n  max_simulations: 5\n  exhaustive: true", 9, "search.max_simulations", "search.exhaustive keep"),
+    ("", "answer: {top: 5, all: true}", 8, "answer.top", "answer.all keep"),
     ("", "constraints: {fix: {clock: 99}}", 8, "constraints.fix.clock", "99 2520"),
     ("", "constraints: {fix: {seqs: 9999}}", 8, "constraints.fix.seqs", "2048 9999"),
     ("", "constraints: {fix: {tp: 1, attn_tp: 2}}", 8, "constraints.fix", "tp two 1 2"),

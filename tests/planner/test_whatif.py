@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,12 @@ def test_the_change_names_the_plan_and_why_the_first_one_lost():
     assert cheap.best.plan != first.best.plan
     assert f"; {first.best.plan.label}" in cheap.change
     assert "latency" not in cheap.change, "values of two objectives are not compared"
+
+
+def test_how_far_a_latency_moved_has_a_unit_that_fits():
+    asked = question(trace=trace(300, 1.0), max_seqs=(1,), fix={"attn_tp": 1, "dp": 1})
+    _, fast = vary("rate=x1,x1000", asked=asked).scenarios
+    assert re.search(r"latency \+[0-9.]+% \([a-z ]+ \+[0-9]+\.[0-9]+ s\)", fast.change), fast.change
 
 
 def test_an_slo_that_no_scheduler_of_the_first_plan_meets_is_said():
