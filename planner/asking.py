@@ -143,10 +143,15 @@ def _fleet(options: Options) -> "Fleet":
     from profiles.fleet import Fleet, homogeneous, load_fleet
 
     device, gpus, nodes, per_node = (options.get(flag.replace("-", "_")) for flag in _FLEET_FLAGS)
-    for whole, name in (("fleet_file", "--fleet"), ("pools", "fleet.pools")):
-        given = [f"--{flag}" for flag in _FLEET_FLAGS if options.get(flag.replace("-", "_"))]
+    for whole in ("fleet_file", "pools"):
+        said = options["places"].flags if "places" in options else {}
+        names = [(flag, flag.replace("-", "_")) for flag in _FLEET_FLAGS]
+        given = [said.get(name, f"--{flag}") for flag, name in names if options.get(name)]
         if options.get(whole) and given:
-            raise InputError(f"{name} says what {' and '.join(given)} would: give one or the other")
+            raise InputError(
+                f"{whole.replace('_', ' ')}: says what {' and '.join(given)} would, give one or the other",
+                about=[whole],
+            )
     if options.get("pools"):
         pools = options["pools"]
         names = [pool.name for pool in pools]

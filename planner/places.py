@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from planner.axes import spellings
 from planner.document import SET, Document, Keys
+from planner.errors import NoFeasiblePlan
 from planner.file_keys import KEYS
 from profiles.errors import InputError
 
@@ -80,3 +81,22 @@ class Places:
                 raise
             subject = about.rpartition("/")[2].replace("_", " ")  # that the place ends with
             raise InputError(f"{place}: {text.removeprefix(f'{subject}: ')}") from error
+        except NoFeasiblePlan as error:
+            where = [self._of(_about_clash(clash.constraint)) for clash in error.core]
+            of_file = [place for place, found in where if found and place not in self.flags.values()]
+            if not of_file:
+                raise
+            text = f"{error} Said by {' and '.join(dict.fromkeys(of_file))}."
+            raise NoFeasiblePlan(text, core=error.core, relaxations=error.relaxations) from error
+
+
+def _about_clash(constraint: str) -> str:
+    """The option that a constraint of a core is of, as in ``InputError.about``.
+
+    Examples
+    --------
+    >>> _about_clash("fix attn_tp=16"), _about_clash("max_gpus")
+    ('fix/attn_tp', 'max_gpus')
+    """
+    name, _, axis = constraint.partition("=")[0].partition(" ")
+    return f"{name}/{axis}" if axis else name

@@ -221,7 +221,11 @@ def _shift(first: Scenario, this: Scenario) -> str:
         return ", same figures" if same else ", same objective"
     moved = f", {this.answer.objective.name} {new.value / old.value - 1:+.1%}"
     if this.question.objective not in ("latency", "p99-e2e"):
-        return moved
+        spans = [quantity(best.metrics["makespan_s"], "s") for best in (new, old)]
+        other = first.question.trace.arrival_s[-1] != this.question.trace.arrival_s[-1]
+        return moved + (
+            f" (all served in {spans[0]} instead of {spans[1]})" if other and len(set(spans)) > 1 else ""
+        )
     ours, theirs = split_latency(new), split_latency(old)
     part = max(ours, key=lambda name: abs(ours[name] - theirs[name]))
     shift = ours[part] - theirs[part]

@@ -607,6 +607,34 @@ def test_what_is_missing_is_one_line_that_names_the_file(text, named):
         load_question("question.yaml")
 
 
+FIXED, AT_MOST = (f"question.yaml:8: constraints.{key}" for key in ("fix.tp", "max_gpus"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "said"),
+    [
+        ("max_gpus: 1, fix: {attn_tp: 2}", "", ["question.yaml:8: constraints.fix.attn_tp", AT_MOST]),
+        ("max_gpus: 1, fix: {tp: 2}", "--max-gpus 1", [FIXED]),
+        ("fix: {tp: 2}", "--set constraints.max_gpus=1", [FIXED, "--set constraints.max_gpus"]),
+        ("max_gpus: 1", "--max-gpus 1 --fix tp=2", []),
+    ],
+)
+def test_what_clashes_names_the_lines_that_say_it(text, words, said):
+    result = run("optimize", write(f"{SMALL}constraints: {{{text}}}\n"), *words.split(), "--no-cache")
+    assert result.exit_code == 3
+    *_, line = result.stderr.splitlines()
+    assert "--fix tp=2; --max-gpus 1" in line and "Each of these would do: --max-gpus 2" in line
+    assert line.partition(" Said by ")[2] == (" and ".join(said) + "." if said else "")
+
+
+def test_what_is_varied_of_pools_names_their_line():
+    write(SMALL.replace("device: l40s, gpus: 2", "pools: [{device: l40s}]"))
+    result = run("whatif", "question.yaml", "--vary", "device=l40s,h200")
+    assert result.exit_code == 2 and result.stderr == (
+        "Error: question.yaml:3: fleet.pools: says what --vary device=l40s would, give one or the other\n"
+    )
+
+
 def test_what_is_varied_takes_the_place_of_what_the_file_says_of_it():
     text = (
         SMALL + "constraints: {max_power: 1kW, fix: {tp: 1}}\nengine: {token_budgets: [512], max_seqs: [8]}\n"

@@ -17,6 +17,7 @@ from planner import pipeline, whatif_text
 from planner.errors import NoFeasiblePlan
 from planner.objective import OBJECTIVES
 from planner.pipeline import optimize
+from planner.printable import quantity
 from planner.question import Question, parse_pairs, parse_slo
 from planner.question_file import load_question
 from planner.store import Store, trace_content
@@ -145,6 +146,13 @@ def test_how_far_a_latency_moved_has_a_unit_that_fits():
     asked = question(trace=trace(300, 1.0), max_seqs=(1,), fix={"attn_tp": 1, "dp": 1})
     _, fast = vary("rate=x1,x1000", asked=asked).scenarios
     assert re.search(r"latency \+[0-9.]+% \([a-z ]+ \+[0-9]+\.[0-9]+ s\)", fast.change), fast.change
+
+
+def test_a_cost_that_moves_with_the_arrivals_says_how_long_they_take():
+    first, twice = vary("rate=x1,x2", asked=question(objective="cost", fix={"attn_tp": 1, "dp": 1})).scenarios
+    old, new = (quantity(each.best.metrics["makespan_s"], "s") for each in (first, twice))
+    assert f"(all served in {new} instead of {old})" in twice.change and old != new
+    assert "served" not in vary("gpus=2,1", asked=question(objective="cost")).scenarios[1].change
 
 
 def test_an_slo_that_no_scheduler_of_the_first_plan_meets_is_said():
