@@ -163,6 +163,8 @@ def sets(values: Mapping[str, str], rate: tuple[str, float] | None = None) -> li
             value = _product(value, rate)
         lifted = value == "none" and (name in LIMITS or name.startswith(SLO))
         found.append(f"{key}={'null' if lifted else value}")
+        if lifted and name == f"{SLO}{POWER}_mean":  # a file may limit it by either key
+            found.append(f"{dotted(KEYS['max_power'].key)}=null")
     return found
 
 
