@@ -230,7 +230,8 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, words, said):
         "--trace",
         "t.csv",
     ]
-    result = runner.invoke(main, [*base, "--plan", "tp=1", *words])
+    plan = [] if "--plan" in words else ["--plan", "tp=1"]
+    result = runner.invoke(main, [*base, *plan, *words])
     assert result.exit_code in (2, 3)
     assert said in result.stderr.splitlines()[-1] and "Traceback" not in result.output
 
