@@ -1,10 +1,10 @@
 """Command line: parse, call one function, print. No arithmetic here."""
 
 import errno
-import os.path
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -71,6 +71,9 @@ def one_line() -> Iterator[None]:
         if error.errno == errno.EPIPE:  # whoever read has left: click ends quietly
             raise
         where = printable(str(error.filename)) if error.filename else "output"
+        if not error.filename:  # what is left in the buffer goes nowhere, instead of failing again at exit
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.ClickException(f"{where}: {error.strerror or error}") from error
 
 
