@@ -141,7 +141,8 @@ def evaluate(requests: Requests, prices: Prices) -> float:
     Raises
     ------
     ValueError
-        When prices are negative or not finite, edges do not increase, or ``before`` < ``after``.
+        When prices are negative or not finite, edges do not increase or begin after the first release, or
+        ``before`` < ``after``.
     """
     _check(requests, prices)
     nothing = Use(resources=np.zeros((0, 0)), own=np.zeros(0), ends=np.zeros(0, np.int64))
@@ -153,8 +154,10 @@ def _check(requests: Requests, prices: Prices) -> None:
         column = getattr(prices, name)
         if not np.isfinite(column).all() or (column < 0).any():
             raise ValueError(f"prices of {name} must be finite and >= 0")
-    if (np.diff(prices.edges) <= 0).any():
+    if not np.isfinite(prices.edges).all() or (np.diff(prices.edges) <= 0).any():
         raise ValueError("edges of buckets must increase")
+    if prices.edges[0] > requests.release.min(initial=np.inf):
+        raise ValueError("buckets must begin with the first release")
     if len(prices.company) and (
         len(prices.offset) != len(requests.release) + 1
         or prices.offset[0] != 0

@@ -68,8 +68,10 @@ def _token_gain(mu, elsewhere, prices, b, own_price, i, stretches, constants, re
         gain -= memory * held
         worth = mu[s] + elsewhere[s] * rest - together * again[i, s] - own_price * constant
         other, u = _gain(worth, machine, again[i, s], constant + again[i, s], constant)
-        if other > gain and u > 0.0:
-            gain, used, held, made = other, again[i, s] / u, 0.0, 1.0 / (u + constant)
+        if other > gain:
+            gain, used, held, made = other, 0.0, 0.0, 0.0
+            if u > 0.0:
+                used, made = again[i, s] / u, 1.0 / (u + constant)
         gain -= place
         if gain > best:
             best, best_used, best_held, best_made = gain, used, held, made

@@ -25,21 +25,18 @@ WIDTH = 8
 HOT, COLD, OVER = 1.6, 0.06, 40.0
 """Temperatures and the price of all memory too much, each times an iteration of prompts."""
 
-Slots = namedtuple("Slots", "load seats due short")
-"""Tokens read and decodes of each step, the one after the last empty; tokens of prompts due before it, and of those
-with answers of one token."""
+Slots = namedtuple("Slots", "load seats due")
+"""Tokens read and decodes of each step, the one after the last empty; tokens of prompts due before it."""
 
 
 def slots_of(steps: int) -> Slots:
-    return Slots(*(np.zeros(steps + 1, np.int64) for _ in range(4)))
+    return Slots(*(np.zeros(steps + 1, np.int64) for _ in range(3)))
 
 
 @compiled
 def place(data, slots, i, first, sign):
     """Add (1) or remove (-1) request i."""
     slots.due[first] += sign * data.prompt[i]
-    if data.output[i] == 1:
-        slots.short[first] += sign * data.prompt[i]
     for t in range(data.output[i] - 1):
         slots.load[first + t] += sign * (data.prompt[i] + t + 1)
         slots.seats[first + t] += sign
@@ -68,10 +65,10 @@ def filled(data, slots, d, kept, alone, room, rest):
 def _first(data, slots, d):
     """Tokens of prompts that memory keeps after one iteration before step d, beside who decodes before and in it.
 
-    Where answers of one token are due it binds: they leave after it, so no other limit counts them. Of several
-    iterations this is the first; those due in it may leave before the next.
+    Of several iterations this is the first. Answers of one token that are due take none of it: they may be complete
+    since the step before, and have left.
     """
-    return data.kv - (slots.load[d] - slots.seats[d] - slots.due[d] + slots.short[d])
+    return data.kv - (slots.load[d] - slots.seats[d] - slots.due[d])
 
 
 @compiled

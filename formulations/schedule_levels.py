@@ -69,7 +69,7 @@ def levels(instance: ScheduleInstance, steps: range, most: int) -> Iterator[tupl
     read = sum(read_of(instance, i) for i in range(len(instance)))
     queue = []
     for a in steps:
-        for m in range(min(a, launches) + 1):
+        for m in range(min(a, whole) + 1):
             beside = min(instance.tokens * m, instance.kv * a - read)
             y = max(1, -(-(whole - beside) // instance.tokens))
             value = constant + (cost.base + cost.decode) * a + (cost.base + cost.launch) * y + cost.launch * m
@@ -194,7 +194,7 @@ def _enter(data, search, slots, words, whole, read, low, d):
         return GAVE_UP
     if d == steps:
         frame[LOW] = -1
-        slots.due[d] = slots.short[d] = whole - frame[BEGUN]
+        slots.due[d] = whole - frame[BEGUN]
         alone = needed(data, slots, d, frame[KEPT], frame[JUST])
         if frame[RAN] + alone > search.size[ALONE]:
             return NONE

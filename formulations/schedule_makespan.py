@@ -18,7 +18,8 @@ Subject    once[i]     sum_d f[i,d] = 1
            seats[d]    decodes[d] <= sequences
            memory[d]   what decodes read + v[d] <= kv;  the same before the step
            begun[d]    where y[d] >= 1: what those keep that decode before and in it + v[d-1] + q[d] - tokens (y[d] - 1)
-                       <= kv, at the end of the first of y[d] iterations
+                       <= kv, at the end of the first of y[d] iterations, less the prompts of answers of one token
+                       that are due: they may have left after the step before
            step[d]     a[d] where anyone decodes or m[d], and only there;  a[d] <= a[d-1];  a[d] = 1 for d < A
            order       of requests that are alike the first in the list is first
 
@@ -148,7 +149,7 @@ class MakespanCpSat:
             some = self.model.new_bool_var(f"some[{d}]")
             add(self.y[d] >= 1).only_enforce_if(some)
             add(self.y[d] == 0).only_enforce_if(~some)
-            later = instance.tokens * (self.y[d] - 1)
+            later = instance.tokens * (self.y[d] - 1) + total(instance.prompt[i] * v for i, v in short)
             add(held + before <= instance.kv + later).only_enforce_if(some).with_name(f"begun[{d}]")
         add(self.p[d] <= instance.tokens * self.m[d]).with_name(f"mixed[{d}]")
         add(self.p[d] >= self.m[d]).with_name(f"mixed_filled[{d}]")

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from planner.axes import (
-    AXES,
     ENGINE_FIELDS,
     FORMAT_AXES,
     MOST,
@@ -269,7 +268,8 @@ class Question:
     def _check_axes(self) -> None:
         for axis, _ in (*self.fix.items(), *self.forbid):
             if axis not in PLAN_FIELDS and axis not in ENGINE_FIELDS:
-                raise InputError(f"Unknown axis {axis!r}, {nearest(axis, AXES)}", about=["fix", "forbid"])
+                known = (*PLAN_FIELDS, *ENGINE_FIELDS)
+                raise InputError(f"Unknown axis {axis!r}, {nearest(axis, known)}", about=["fix", "forbid"])
         for axis, value in self.forbid:
             if axis in ("block", "queue", "preemption", "routing", "allreduce"):
                 raise InputError(

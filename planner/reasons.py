@@ -182,8 +182,10 @@ def _memory(question: Question, pool: "Pool", instance: PlanInstance, core: Sequ
     weights, cross, per_token = stage_parts(question.model, plan)
     total = sum(weights) * plan.stage_devices / GIB
     if total > usable * plan.replica_devices:
+        copies = (("attention", plan.attn_dp), ("feed-forward", plan.ffn_dp))
+        held = ", ".join(f"{part} {n} times" for part, n in copies if n > 1)
         return (
-            f"weights of {total:.1f} GiB in {plan.weight_format} exceed"
+            f"weights of {total:.1f} GiB in {plan.weight_format}{f' ({held})' if held else ''} exceed"
             f" {plan.replica_devices} x {usable:.1f} GiB usable"
         )
     longest, tokens = longest_of(question.trace), blocks_needed(question) * plan.engine.block_size

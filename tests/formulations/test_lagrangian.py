@@ -174,5 +174,8 @@ def test_edges_and_weights_are_checked():
     prices = some_prices(np.random.default_rng(2), 10.0)
     with pytest.raises(ValueError, match="edges"):
         lg.evaluate(requests, replace(prices, edges=prices.edges[::-1].copy()))
+    for edges in (prices.edges + 1 + requests.release.min() - prices.edges[0], prices.edges * np.nan):
+        with pytest.raises(ValueError, match=r"edges of buckets|must begin"):
+            lg.evaluate(requests, replace(prices, edges=edges))
     with pytest.raises(ValueError, match="no more after"):
         lg.evaluate(replace(requests, after=requests.before + 1), prices)

@@ -188,6 +188,45 @@ def test_counted_iterations_are_a_floor_of_the_makespan():
     assert closer >= 1
 
 
+PLAIN = BatchCost(base=20, token=1, launch=1, decode=0, sequence=0, read=0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "kv", "tokens", "cost", "best"),
+    [  # steps that take prompts along are more than launches; an answer of one token that left with the step before
+        ((4, 2, 5), (3, 2, 4), 12, 11, PLAIN, 120),
+        ((4, 9, 6), (1, 3, 2), 12, 8, replace(PLAIN, decode=30), 215),
+    ],
+)
+def test_no_schedule_is_better_than_what_counts_prove(monkeypatch, prompt, output, kv, tokens, cost, best):
+    monkeypatch.setattr(schedule_best, "FEW", 0)
+    instance = ScheduleInstance(
+        arrival=(0, 0, 0),
+        prompt=prompt,
+        output=output,
+        own=(0, 0, 0),
+        kv=kv,
+        tokens=tokens,
+        sequences=3,
+        cost=cost,
+    )
+    assert brute(instance, Objective.MAKESPAN) == best
+    found = schedule_best.solve(instance, Objective.MAKESPAN, LIMITS)
+    assert found.bound <= best <= found.value
+    steps = sum(output) - 3
+    status, solver = cpsat.run(MakespanCpSat(instance, steps=steps, floor=0, most=10**6).model, LIMITS)
+    assert status is Status.OPTIMAL and solver.objective_value <= best
+
+
+def test_many_with_answers_of_one_token_are_not_called_best_too_soon():
+    """A schedule of 656 is known; 661 was once proven."""
+    instance = ScheduleInstance(
+        arrival=(0,) * 11, prompt=(4,) * 4 + (5,) * 4 + (9,) * 3, output=(2,) * 4 + (1,) * 4 + (4,) * 3, own=(0,) * 11,
+        kv=13, tokens=6, sequences=11, cost=replace(PLAIN, launch=15),
+    )  # fmt: skip
+    assert schedule_best.solve(instance, Objective.MAKESPAN, Limits(time_s=60, work=1)).bound <= 656
+
+
 def test_counts_of_iterations_below_the_optimum_are_refuted_and_its_own_are_not():
     """And first decodes that annealing finds are as good for most; neither is ever better."""
     found_best = counted_best = annealed_best = 0
