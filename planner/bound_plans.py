@@ -6,8 +6,8 @@ from textwrap import wrap
 from planner.bound_text import objective_dict
 from planner.objective import OBJECTIVES
 from planner.pipeline import Answer
-from planner.printable import printable, quantity
-from planner.report import WIDTH, certificate_text
+from planner.printable import WIDTH, printable, quantity
+from planner.report import certificate_text
 from planner.setting import BOUNDED
 from profiles.errors import InputError, nearest
 

@@ -13,9 +13,9 @@ from planner.bound_rows import Scheduler
 from planner.deployable import ENGINES
 from planner.intervals import between
 from planner.objective import Objective
-from planner.printable import printable
+from planner.printable import WIDTH, printable
 from planner.printable import quantity as whole_quantity
-from planner.report import WIDTH, profile_words
+from planner.report import profile_words
 
 NAME = 13
 BARS = "▁▂▃▄▅▆▇█"

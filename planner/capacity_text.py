@@ -8,8 +8,8 @@ from textwrap import wrap
 
 from planner import report
 from planner.capacity import Capacity
-from planner.printable import printable, quantity
-from planner.report import WIDTH, answer_dict, plan_dict
+from planner.printable import WIDTH, printable, quantity
+from planner.report import answer_dict, plan_dict
 
 NAME = 13
 BURST = 0.1

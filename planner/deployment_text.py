@@ -11,9 +11,9 @@ from typing import Any
 from planner import report
 from planner.deploy import shell_line
 from planner.deployment import Deployment, EngineDeployment
-from planner.printable import printable
+from planner.printable import WIDTH, printable
 from planner.processes import OPTIONS_FILE, Process
-from planner.report import WIDTH, answer_dict
+from planner.report import answer_dict
 from profiles.errors import InputError
 
 MANIFEST_FILE = "kubernetes.yaml"

@@ -7,9 +7,8 @@ from textwrap import wrap
 from typing import Any
 
 from planner.fidelity import ErrorSummary, Fidelity, Order, RunFidelity
-from planner.printable import printable
+from planner.printable import WIDTH, printable
 
-WIDTH = 80
 NAME = 17
 COLUMNS = {"ttft": ("TTFT ms", 1e3), "itl": ("ITL ms", 1e3), "e2e": ("E2E s", 1.0)}
 """Metrics with a column, their heading, and units in a second."""

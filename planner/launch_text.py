@@ -11,10 +11,9 @@ from textwrap import wrap
 from typing import Any
 
 from planner.launch import EngineLaunch, Launch
-from planner.printable import printable
+from planner.printable import WIDTH, printable
 from planner.processes import OPTIONS_FILE, Process
 
-WIDTH = 80
 RAY = ("ray", "start")
 HEADING = "paste the lines of one engine; zenith deploy has scripts and Kubernetes (docs/deploy.md)"
 

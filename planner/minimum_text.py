@@ -6,8 +6,8 @@ from textwrap import wrap
 
 from planner import report
 from planner.minimum import Minimum, Quantity, Step
-from planner.printable import printable
-from planner.report import WIDTH, answer_dict
+from planner.printable import WIDTH, printable
+from planner.report import answer_dict
 
 NAME = 13
 SHOWN = 4

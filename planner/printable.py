@@ -2,6 +2,9 @@
 
 import math
 
+WIDTH = 80
+"""Columns of a terminal that everything printed fits into."""
+
 
 def printable(text: str) -> str:
     r"""The text with control and invisible characters as escapes: it stays on its line and moves no cursor.

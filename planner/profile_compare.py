@@ -17,9 +17,8 @@ import numpy as np
 
 from planner.pipeline import Candidate, Evaluator, operations_of
 from planner.placement import place
-from planner.printable import quantity
+from planner.printable import WIDTH, quantity
 from planner.question import Question
-from planner.report import WIDTH
 from profiles.device import Device, known_devices, load_device
 from profiles.errors import InputError, nearest
 from profiles.fleet import Fleet, homogeneous

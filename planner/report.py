@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from planner import launch_text
 from planner.intervals import doubt
 from planner.objective import Objective
-from planner.printable import printable, quantity
+from planner.printable import WIDTH, printable, quantity
 from planner.ranking import PlanResult, pareto, split_latency, why_lost
 from profiles.plan import Plan
 from profiles.stepcost import PS
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from planner.reach import Shortfall
     from simulator.outcome import Outcome
 
-WIDTH = 80
 PARETO_METRICS = ("e2e_mean_s", "energy_j", "cost_usd")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from planner import launch_text
 from planner.overthrow import Overthrow
-from planner.printable import printable, quantity
-from planner.report import WIDTH, answer_dict, percentages, plan_dict
+from planner.printable import WIDTH, printable, quantity
+from planner.report import answer_dict, percentages, plan_dict
 from planner.sensitivity import Sensitivity, Worth
 from planner.stability import Stability, name_of
 from profiles.stepcost import PROVENANCE

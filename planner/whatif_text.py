@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
-from planner.printable import printable, quantity
+from planner.printable import WIDTH, printable, quantity
 from planner.ranking import PlanResult
-from planner.report import WIDTH, answer_dict
+from planner.report import answer_dict
 from planner.vary import sets
 from planner.whatif import Scenario, Sweep
 

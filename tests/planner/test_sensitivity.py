@@ -16,10 +16,10 @@ from cli import main
 from planner import sensitivity_text
 from planner.nearest import Nearest
 from planner.pipeline import Evaluator, candidates_of, fitted, optimize
+from planner.printable import WIDTH
 from planner.question import Question, parse_axes, parse_pairs, parse_slo
 from planner.ranking import rank
 from planner.redrawn import Redrawn
-from planner.report import WIDTH
 from planner.sensitivity import sensitivity
 from planner.stability import MOST, stability
 from planner.steps import STEP, grown, steps
