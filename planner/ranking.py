@@ -58,7 +58,11 @@ class PlanResult:
 
     def verdict(self, slo: SloResult) -> str:
         """Whether one of ``slos`` is met, and what is measured to doubt it."""
-        return ("met" if slo.met else "NOT met") + doubt(slo.met, slo.limit, self.intervals.of.get(slo.key))
+        return ("met" if slo.met else "NOT met") + self.doubt(slo)
+
+    def doubt(self, slo: SloResult) -> str:
+        """What the interval of one of ``slos`` says against its verdict, "" where nothing."""
+        return doubt(slo.met, slo.limit, self.intervals.of.get(slo.key))
 
     @property
     def meets_slos(self) -> bool:

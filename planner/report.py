@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner import launch_text
-from planner.intervals import doubt
 from planner.objective import Objective
 from planner.printable import WIDTH, printable, quantity
 from planner.ranking import PlanResult, pareto, split_latency, why_lost
@@ -76,7 +75,7 @@ def result_dict(result: PlanResult, rank: int) -> dict[str, Any]:
                 f"value_{s.unit.lower()}": _finite(s.value),
                 f"limit_{s.unit.lower()}": s.limit,
                 "met": s.met,
-                "in_doubt": bool(doubt(s.met, s.limit, result.intervals.of.get(s.key))),
+                "in_doubt": bool(result.doubt(s)),
             }
             for s in result.slos
         ],
