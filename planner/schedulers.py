@@ -11,6 +11,8 @@ shortest output     vllm-v1, fewest output tokens first
 least work          vllm-v1, least machine time first: the request's share of the bound's own relaxation
 mc-sf               fewest output tokens first, admitted where all future memory suffices (Jaillet et al.)
 longest ahead       as mc-sf, most output tokens first
+longest remaining   most output tokens first; who has no place in an iteration pauses and keeps its memory, so that
+                    prompts are computed as memory allows, and those with most tokens to come decode
 work ahead          as mc-sf, least machine time first, with the best of a few caps on the batch
 priced              as work ahead, with a cap that follows the price of machine time: sqrt(worth * requests
                     here) (``Rules.worth``), times the best of a few factors
@@ -99,6 +101,7 @@ def clairvoyant(base: EngineSettings) -> Iterator[Contender]:
         ("least work", Rules(order="weight")),
         ("mc-sf", Rules(order="output", admission="ahead")),
         ("longest ahead", Rules(order="longest", admission="ahead")),
+        ("longest remaining", Rules(order="longest", admission="peak", pauses=True)),
     ):
         yield Contender(name=name, engine=engine, rules=rules)
 

@@ -1,6 +1,6 @@
 """Run a schedule that says itself what every iteration holds: one replica, stage and attention rank.
 
-Costs, records and totals are those of ``simulator.research_kernel``, which has the kernel's to the picosecond. So the
+Costs, records and totals are those of ``simulator.research_cost``, which has the kernel's to the picosecond. So the
 iterations of any simulation, run as a schedule, give its times; and so does a schedule that no policy would make, such
 as the best one of ``planner.exact``. Nobody is preempted: a chunk follows its prompt's last one.
 """
@@ -13,8 +13,8 @@ import numpy as np
 from profiles.stepcost import StepCost
 from simulator import engine as engines
 from simulator import kernel as k
-from simulator import research_kernel as rk
 from simulator.outcome import Outcome
+from simulator.research_cost import OWN, Work, iteration_ps
 from traces.trace import Trace
 
 
@@ -45,10 +45,10 @@ def simulate_schedule(
         raise ValueError(f"The cost tables end at {step.max_length} tokens, the trace has {longest}.")
     arrival, requests = engines.records(trace)
     totals, costs = engines.no_totals(step, 1), engines.costs(step)
-    own = np.zeros((1, len(rk.OWN.names or ())), np.int64).view(rk.OWN)[..., 0].view(np.recarray)
+    own = np.zeros((1, len(OWN.names or ())), np.int64).view(OWN)[..., 0].view(np.recarray)
     row, none = np.zeros((4, len(trace)), np.int64), np.zeros(0, np.int64)
     running, _, chunk_request, chunk_tokens = row
-    work = rk.Work(own, none, running, none, chunk_request, chunk_tokens, none, none)
+    work = Work(own, none, running, none, none, none, chunk_request, chunk_tokens, none, none)
     room, clock = step.kv_blocks * block_size, 0
     for number, iteration in enumerate(schedule):
         _check(step, requests, iteration, number)
@@ -62,7 +62,7 @@ def simulate_schedule(
         own["running"] = own["batch"] = len(iteration.decodes)
         own["chunks"] = len(iteration.chunks)
         own["tokens"] = len(iteration.decodes) + sum(c for _, c in iteration.chunks)
-        clock += int(rk.iteration_ps(costs, requests, work, totals, 0))
+        clock += int(iteration_ps(costs, requests, work, totals, 0))
         held = _complete(requests, totals, iteration, clock)
         if held > room:
             raise ValueError(f"iteration {number}: {held} tokens kept, at most {room}")

@@ -32,6 +32,7 @@ from profiles.stepcost import StepCost
 from simulator import engine as engines
 from simulator import research_kernel as k
 from simulator.outcome import IntArray, Outcome
+from simulator.research_cost import OWN, Work
 from traces.trace import Trace
 
 _ADMISSIONS = {"prompt": k.PROMPT, "longest": k.LONGEST, "peak": k.PEAK, "ahead": k.AHEAD}
@@ -57,8 +58,13 @@ class Rules:
     victim
         Who is evicted first: the ``last`` admitted, or the one with the ``fewest`` tokens in the cache
         (shortest request first of INFERMAX, arXiv 2411.07447).
+    pauses
+        Whoever is ready but has no place in an iteration keeps its memory and waits for one: prompts are computed
+        as memory allows, first in every iteration, and of all that are ready the first in the order of the queue
+        decode. So each iteration is full as long as enough requests are there. Needs ``mixed`` and an admission
+        that reserves, and does not go with ``worth``.
     cap
-        Most sequences that run, where fewer than the engine's.
+        Most sequences that run, or with ``pauses`` that are in an iteration, where fewer than the engine's.
     worth
         If above 0, at most sqrt(worth * requests here) run, waiting ones counted. With n alike requests here, and
         iterations that take F + s b for b of them, the mean of their ends is (F + s b) (n / b + 1) times a
@@ -77,12 +83,15 @@ class Rules:
     admission: Literal["prompt", "longest", "peak", "ahead"] = "prompt"
     watermark: bool = False
     victim: Literal["last", "fewest"] = "last"
+    pauses: bool = False
     cap: int | None = None
     worth: float = 0.0
 
     def __post_init__(self) -> None:
         if self.chunked and not self.mixed:
             raise ValueError("Chunks need mixed iterations.")
+        if self.pauses and not (self.mixed and self.admission in ("longest", "peak") and not self.worth):
+            raise ValueError("Pausing needs mixed iterations, memory reserved to the end, and no worth.")
         if self.cap is not None and self.cap < 1:
             raise ValueError("cap must be at least 1.")
         if not 0 <= self.worth < float("inf"):
@@ -142,6 +151,7 @@ def simulate(
         chunked=rules.chunked and step.chunkable,
         admission=_ADMISSIONS[rules.admission],
         fewest=rules.victim == "fewest",
+        pauses=rules.pauses,
         most=min(engine.max_seqs, rules.cap or engine.max_seqs),
         worth=float(rules.worth),
         budget=engine.token_budget,
@@ -150,15 +160,16 @@ def simulate(
         watermark=watermark,
         reserve_blocks=reserved,
     )
-    own = np.zeros((replicas, len(k.OWN.names or ())), np.int64).view(k.OWN)[..., 0].view(np.recarray)
+    own = np.zeros((replicas, len(OWN.names or ())), np.int64).view(OWN)[..., 0].view(np.recarray)
     own["free"] = blocks
     replica = np.full(len(trace), -1, np.int64)
     replica[order] = np.arange(len(order)) % replicas
     for rep in range(replicas):
         mine = order[rep::replicas]
-        rows = (len(mine), engine.max_seqs, engine.max_seqs + 1, engine.max_seqs, engine.max_seqs)
-        waiting, running, by_end, chunk_request, chunk_tokens = (np.zeros(n, np.int64) for n in rows)
-        work = k.Work(own, waiting, running, by_end, chunk_request, chunk_tokens, base, each)
+        here = len(mine) if rules.pauses else engine.max_seqs
+        rows = (len(mine), here, engine.max_seqs + 1, here, here, engine.max_seqs, engine.max_seqs)
+        waiting, running, by_end, ready, spare, requested, tokens = (np.zeros(n, np.int64) for n in rows)
+        work = Work(own, waiting, running, by_end, ready, spare, requested, tokens, base, each)
         k.serve(cfg, engines.costs(step), requests, work, totals, rep, mine)
     rejected = engines.rejections(need, step, size) | engines.unserved(requests, order)
     return engines.outcome_of(arrival, requests, replica, rejected, own["free"][:, None].copy(), totals, step)

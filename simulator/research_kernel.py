@@ -1,43 +1,38 @@
 """The loop of ``simulator.research``, compiled by Numba, readable (and runnable) as plain Python.
 
-One iteration after the other, over the running sequences one by one. Records, totals and costs are the kernel's;
-``own`` holds one record per replica (``OWN``), ``waiting`` a heap of keys, ``running`` requests in the order of
-admission, ``by_end`` the same by tokens to come, most first (for ``AHEAD`` alone).
+One iteration after the other, over the running sequences one by one. ``Work`` (``simulator.research_cost``) holds
+``own``, one record per replica, ``waiting``, a heap of keys, ``running`` requests in the order of admission,
+``by_end`` the same by tokens to come, most first (for ``AHEAD`` alone). Where requests pause, ``ready`` are those that
+decode or could, by the key of the queue, and ``spare`` is room to merge them.
 """
 
 from collections import namedtuple
-from collections.abc import Callable
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from simulator import kernel as k
 from simulator.kernel import DECODING, FINISHED, PREFILLING, WAITING
+from simulator.research_cost import compiled, iteration_ps
 
 PROMPT, LONGEST, PEAK, AHEAD = range(4)
-VERSION = sha256(Path(__file__).read_bytes()).hexdigest()[:12]
 MOST_WEIGHT = REQUEST_BITS = 2**31 - 1
 """A key of the queue is a weight, then the number of the request, as in the kernel."""
 
 Settings = namedtuple(
-    "Settings", "mixed chunked admission fewest most worth budget block_size blocks watermark reserve_blocks"
+    "Settings",
+    "mixed chunked admission fewest pauses most worth budget block_size blocks watermark reserve_blocks",
 )
-Work = namedtuple("Work", "own waiting running by_end chunk_request chunk_tokens base each")
-OWN = np.dtype([(name, np.int64) for name in ("free", "running", "waiting", "chunks", "tokens", "batch")])
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """As in the kernel, with file names of this version of this file."""
-    function.__qualname__ = f"{function.__qualname__}_{VERSION}"
-    return k.compiled(function)
+@compiled
+def key_of(req, work, r):
+    """Those with the least go first."""
+    return max(np.int64(0), work.base[r] - work.each[r] * req.generated[r])
 
 
 @compiled
 def enqueue(req, work, rep, r):
-    key = max(np.int64(0), work.base[r] - work.each[r] * req.generated[r])
-    k.heap_push(work.waiting, work.own.waiting[rep], (key << 32) | r)
+    k.heap_push(work.waiting, work.own.waiting[rep], (key_of(req, work, r) << 32) | r)
     work.own.waiting[rep] += 1
     req.status[r] = WAITING
 
@@ -146,6 +141,21 @@ def decode_all(cfg, req, work, totals, rep):
 
 
 @compiled
+def set_aside(cfg, work, rep):
+    """Where requests pause: tokens that decodes keep of the budget. All but one, which a chunk that takes a place
+    gets: so an iteration with but a part of a prompt is full."""
+    return min(work.own.ready[rep], cfg.most - 1)
+
+
+@compiled
+def decode_first(cfg, work, rep):
+    """Where requests pause: the first of those that are ready decode, in the places that chunks leave."""
+    own = work.own
+    own.batch[rep] = min(own.ready[rep], cfg.most - own.chunks[rep])
+    own.tokens[rep] += own.batch[rep] - set_aside(cfg, work, rep)
+
+
+@compiled
 def add_chunk(work, rep, r, tokens):
     i = work.own.chunks[rep]
     work.chunk_request[i] = r
@@ -168,6 +178,8 @@ def continue_prompts(cfg, req, work, rep):
 def admit(cfg, req, work, rep, now):
     """Admit from the head of the queue while it fits."""
     fresh, most = False, cfg.most
+    if cfg.pauses:  # the places of an iteration, not those of all that have memory
+        most = cfg.most + work.own.running[rep] - work.own.chunks[rep]
     if cfg.worth > 0.0:
         here = work.own.waiting[rep] + work.own.running[rep]
         most = min(most, max(np.int64(1), np.int64(np.sqrt(cfg.worth * here))))
@@ -200,62 +212,6 @@ def admit(cfg, req, work, rep, now):
 
 
 @compiled
-def iteration_ps(cost, req, work, totals, rep):
-    """Time of the iteration, and its totals; as in ``kernel.schedule``."""
-    own, sums = work.own, totals.sums[rep]
-    chunks, batch, tokens = own.chunks[rep], own.batch[rep], own.tokens[rep]
-    time = cost.local[0, tokens] + cost.shared[0, tokens] + cost.head[chunks + batch]
-    prefill, row, energy = np.int64(0), cost.prefill[0], cost.prefill_nj[0]
-    for i in range(chunks):
-        c, x = work.chunk_tokens[i], req.done[work.chunk_request[i]]
-        if i == 0:
-            prefill += cost.prefill_launch[0]
-            sums[k.PREFILL_NJ] += cost.prefill_launch_nj[0]
-        if row[c] >= row[x + c] - row[x]:
-            prefill += row[c]
-            sums[k.PREFILL_NJ] += energy[c]
-        else:
-            prefill += row[x + c] - row[x]
-            sums[k.PREFILL_NJ] += energy[x + c] - energy[x]
-        sums[k.PREFILL_TOKENS] += c
-        sums[k.PREFILL_PAIRS] += c * x + c * (c + 1) // 2
-    time += prefill
-    if batch > 0:
-        context = np.int64(0)
-        for i in range(own.running[rep]):
-            r = work.running[i]
-            if req.status[r] == DECODING:
-                context += req.stored[r] + 1
-        j = k.piece(cost.knots, batch, context)
-        over = context - batch * cost.knots[j]
-        decode = cost.decode_value[0, batch, j] + cost.decode_slope[0, batch, j] * over
-        time += decode
-        if chunks > 0:
-            together = k.mixed(cost, 0, batch, j, over, tokens - batch)
-            time += together
-            prefill += together
-        sums[k.DECODE_TOKENS] += batch
-        sums[k.KV_READ] += context
-        sums[k.DECODE_NJ] += cost.decode_value_nj[0, batch, j] + cost.decode_slope_nj[0, batch, j] * over
-        totals.decode_ps[rep, batch] += decode
-        totals.decode_wide[rep, batch] += totals.decode_ps[rep, batch] // k.WIDE
-        totals.decode_ps[rep, batch] %= k.WIDE
-    totals.local[rep, tokens] += 1
-    totals.shared[rep, tokens] += 1
-    totals.head[rep, chunks + batch] += 1
-    sums[k.ITERATIONS] += 1
-    sums[k.EVENTS] += 1
-    sums[k.BATCH_SUM] += chunks + batch
-    sums[k.PREFILL_PS] += prefill
-    sums[k.BUSY] += time
-    sums[k.STAGE_BUSY] += time
-    for large in (k.DECODE_NJ, k.PREFILL_NJ, k.PREFILL_PS, k.STAGE_BUSY):
-        totals.sums_wide[rep, large] += sums[large] // k.WIDE
-        sums[large] %= k.WIDE
-    return time
-
-
-@compiled
 def emit(cfg, req, work, totals, rep, r, now):
     """r has its next token."""
     req.generated[r] += 1
@@ -272,10 +228,50 @@ def emit(cfg, req, work, totals, rep, r, now):
 
 
 @compiled
+def insert_ready(req, work, rep, r):
+    """Put r among those that are ready."""
+    j, key = work.own.ready[rep], key_of(req, work, r)
+    while j > 0 and key_of(req, work, work.ready[j - 1]) > key:
+        work.ready[j] = work.ready[j - 1]
+        j -= 1
+    work.ready[j] = r
+    work.own.ready[rep] += 1
+
+
+@compiled
+def decode_ready(cfg, req, work, totals, rep, now):
+    """The first ``batch`` that are ready have their next token. All keys of these change alike, so both parts stay
+    in order and are merged."""
+    own, row, spare = work.own, work.ready, work.spare
+    batch, ready, left = own.batch[rep], own.ready[rep], np.int64(0)
+    for i in range(ready):
+        r = row[i]
+        if i < batch:
+            req.stored[r] += 1
+            emit(cfg, req, work, totals, rep, r, now)
+        if req.status[r] == DECODING:
+            spare[left] = r
+            left += 1
+    middle = left - (ready - batch)  # those that did not decode follow
+    first, second = np.int64(0), middle
+    for i in range(left):
+        a, b = spare[min(first, left - 1)], spare[min(second, left - 1)]
+        if second == left or (first < middle and key_of(req, work, a) <= key_of(req, work, b)):
+            row[i] = a
+            first += 1
+        else:
+            row[i] = b
+            second += 1
+    own.ready[rep] = left
+
+
+@compiled
 def complete(cfg, req, work, totals, rep, now):
     """Apply what the iteration did."""
     own = work.own
-    if own.batch[rep] > 0:
+    if cfg.pauses:
+        decode_ready(cfg, req, work, totals, rep, now)
+    elif own.batch[rep] > 0:
         i = 0
         while i < own.running[rep]:
             r = work.running[i]
@@ -289,6 +285,8 @@ def complete(cfg, req, work, totals, rep, now):
         req.stored[r] = req.done[r]
         if req.done[r] == req.target[r]:
             emit(cfg, req, work, totals, rep, r, now)
+            if cfg.pauses and req.status[r] == DECODING:
+                insert_ready(req, work, rep, r)
 
 
 @compiled
@@ -300,7 +298,12 @@ def serve(cfg, cost, req, work, totals, rep, mine):
             enqueue(req, work, rep, mine[head])
             head += 1
         own.chunks[rep] = own.tokens[rep] = own.batch[rep] = 0
-        if cfg.mixed:
+        if cfg.pauses:
+            own.tokens[rep] = set_aside(cfg, work, rep)
+            continue_prompts(cfg, req, work, rep)
+            admit(cfg, req, work, rep, now)
+            decode_first(cfg, work, rep)
+        elif cfg.mixed:
             evicted = decode_all(cfg, req, work, totals, rep)
             continue_prompts(cfg, req, work, rep)
             if not evicted:

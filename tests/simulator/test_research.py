@@ -26,6 +26,27 @@ INSTANCE = {
     "replicas": st.integers(1, 2),
     "gap_us": st.sampled_from([0.0, 5.0, 30.0]),
 }
+ITERATION_PS = 10**6
+
+
+def even_step(capacity):
+    """Every iteration takes as long."""
+    step = random_step(1, max_seqs=4, capacity=capacity, tokens=44)
+    none = {
+        name: 0 * getattr(step, name)
+        for name in (
+            "shared_ps",
+            "head_ps",
+            "send_ps",
+            "decode_value_ps",
+            "decode_slope_ps",
+            "prefill_launch_ps",
+            "prefill_ps",
+        )
+    }
+    return replace(step, local_ps=np.full_like(step.local_ps, ITERATION_PS), **none)
+
+
 RULES = (
     *ENGINE_RULES.values(),
     Rules(admission="peak", cap=3),
@@ -35,6 +56,8 @@ RULES = (
     Rules(order="longest", admission="ahead", cap=2),
     Rules(order="weight", admission="ahead", chunked=False),
     Rules(order="weight", admission="ahead", worth=0.7),
+    Rules(order="longest", admission="peak", pauses=True),
+    Rules(order="output", admission="peak", chunked=False, pauses=True, cap=2),
 )
 
 
@@ -139,6 +162,74 @@ def test_a_cap_is_kept_and_one_at_a_time_is_serial():
     assert (got.scheduled_ps[by_start][1:] == got.finish_ps[by_start][:-1]).all()
 
 
+def brute_pausing(prompts, outputs, places, budget, room):
+    """Number of the iteration in which each request ends, all at once, most tokens to come first."""
+    waiting = sorted(range(len(prompts)), key=lambda r: (-outputs[r], r))
+    chunk, left, ready, ends, number = dict(enumerate(prompts)), list(outputs), [], {}, 0
+    running = []
+    while waiting or running:
+        number += 1
+        tokens, computed = budget - min(len(ready), places - 1), []
+        for r in [r for r in running if chunk[r]]:
+            computed.append((r, min(chunk[r], tokens)))
+            tokens -= computed[-1][1]
+        while waiting and tokens > 0 and len(computed) < places:
+            r = waiting[0]
+            if sum(prompts[q] + outputs[q] - 1 for q in [*running, r]) > room:
+                break
+            running.append(waiting.pop(0))
+            computed.append((r, min(chunk[r], tokens)))
+            tokens -= computed[-1][1]
+        for r in ready[: places - len(computed)]:
+            left[r] -= 1
+        ready.sort(key=lambda r: -left[r])
+        for r, c in computed:
+            chunk[r] -= c
+            if chunk[r] == 0:
+                left[r] -= 1
+                ready.append(r)
+                ready.sort(key=lambda r: -left[r])
+        for r in [r for r in running if left[r] == 0]:
+            ends[r] = number
+            ready.remove(r)
+            running.remove(r)
+    return [ends[r] for r in range(len(prompts))]
+
+
+@LAWFUL
+@given(
+    prompts=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    outputs=st.lists(st.integers(1, 12), min_size=12, max_size=12),
+    places=st.integers(1, 4),
+    budget=st.integers(4, 14),
+    room=st.integers(20, 70),
+)
+def test_those_with_most_to_come_decode_and_the_others_pause(prompts, outputs, places, budget, room):
+    """Against stepping through lists."""
+    n = len(prompts)
+    trace = Trace(arrival_s=np.zeros(n), prompt_tokens=np.array(prompts), output_tokens=np.array(outputs[:n]))
+    step = even_step(room)
+    engine = EngineSettings(block_size=1, max_seqs=places, token_budget=budget, watermark=0.0)
+    got = research(trace, step, engine, Rules(order="longest", admission="peak", pauses=True))
+    assert not got.preemptions.any()
+    expected = brute_pausing(prompts, outputs[:n], places, budget, room)
+    assert (got.finish_ps // ITERATION_PS).tolist() == expected
+
+
+@LAWFUL
+@given(outputs=st.lists(st.integers(1, 30), min_size=1, max_size=12), places=st.integers(2, 4))
+def test_who_pauses_takes_no_more_iterations_than_needed(outputs, places):
+    """With a prompt computed beforehand the longest remaining first is optimal: the longest answer, or full places
+    (McNaughton 1959). Prompts take places first, which costs at most the iterations that hold them."""
+    n = len(outputs)
+    trace = Trace(arrival_s=np.zeros(n), prompt_tokens=np.ones(n, int), output_tokens=np.array(outputs))
+    engine = EngineSettings(block_size=1, max_seqs=places, token_budget=30, watermark=0.0)
+    rules = Rules(order="longest", admission="peak", pauses=True)
+    got = research(trace, even_step(1000), engine, rules)
+    least = max(max(outputs), -(-sum(outputs) // places))
+    assert least <= got.iterations <= least + -(-n // places) - 1
+
+
 def test_a_priced_cap_is_the_root_of_what_is_here():
     """Ten at once, worth 0.9: three may run at first, fewer as requests end, one in the end."""
     trace = Trace(arrival_s=np.zeros(10), prompt_tokens=np.full(10, 2), output_tokens=np.arange(3, 13))
@@ -176,6 +267,8 @@ def test_rules_and_weights_are_checked():
         Rules(mixed=False)
     with pytest.raises(ValueError, match="cap"):
         Rules(cap=0)
+    with pytest.raises(ValueError, match="Pausing"):
+        Rules(pauses=True)
     trace, step, engine = drawn(4, 60, 1, 20, 9, 1, 0.0)
     with pytest.raises(ValueError, match="Weights"):
         research(trace, step, engine, Rules(order="weight"), weight=np.full(9, MOST_WEIGHT + 1))
