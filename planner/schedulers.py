@@ -14,8 +14,9 @@ longest ahead       as mc-sf, most output tokens first
 longest remaining   most output tokens first; who has no place in an iteration pauses and keeps its memory, so that
                     prompts are computed as memory allows, and those with most tokens to come decode
 work ahead          as mc-sf, least machine time first, with the best of a few caps on the batch
-priced              as work ahead, with a cap that follows the price of machine time: sqrt(worth * requests
-                    here) (``Rules.worth``), times the best of a few factors
+priced              as work ahead, with a cap that follows the price of machine time, higher for short prompts
+                    (``Rules.worth``), and requests that join in groups (``Rules.refill``); the best of a few
+                    factors of the cap and parts left when a group joins
 ==================  =====================================================================================
 
 A scheduler that needs output lengths is *clairvoyant*, and no engine runs it. ``reserve`` is what TensorRT-LLM's
@@ -39,7 +40,8 @@ RESERVING = frozenset({"TensorRT-LLM"})
 """Engines that can reserve a request's memory to its end (``capacity_scheduler_policy: GUARANTEED_NO_EVICT``)."""
 
 CAPS = (32, 64, 96, 128, 192)
-FACTORS = (0.5, 1.0, 2.0, 4.0)
+FACTORS = (1.0, 1.4, 2.0, 2.8)
+REFILLS = (0.2, 0.6, 0.8)
 QUEUES = ("fcfs", "sjf")
 
 
@@ -132,15 +134,16 @@ def fewer_places(base: EngineSettings, queue: str) -> list[Contender]:
 
 
 def priced(base: EngineSettings, worth: float) -> list[Contender]:
-    """Caps by the price of machine time, of which a report keeps the best."""
+    """Caps by the price of machine time, and groups, of which a report keeps the best."""
     engine = replace(base, policy="vllm-v1", queue="fcfs", preemption="recompute")
     return [
         Contender(
-            name=f"priced x{factor:g}",
+            name=f"priced x{factor:g} left {refill:g}",
             engine=engine,
-            rules=Rules(order="weight", admission="ahead", worth=worth * factor**2),
+            rules=Rules(order="weight", admission="ahead", worth=worth * factor**2, refill=refill),
         )
         for factor in FACTORS
+        for refill in REFILLS
     ]
 
 

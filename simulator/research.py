@@ -66,10 +66,16 @@ class Rules:
     cap
         Most sequences that run, or with ``pauses`` that are in an iteration, where fewer than the engine's.
     worth
-        If above 0, at most sqrt(worth * requests here) run, waiting ones counted. With n alike requests here, and
-        iterations that take F + s b for b of them, the mean of their ends is (F + s b) (n / b + 1) times a
-        constant, least at b = sqrt(n F / s): so ``worth`` is F / s, the time of an iteration before its
-        tokens over that of one token and what comes with it.
+        If above 0, a request is admitted while fewer than sqrt(worth * here * mean / prompt) run: ``here`` are all
+        requests here, waiting ones counted, ``mean`` the mean of prompts and ``prompt`` its own, in tokens. Let n
+        alike requests be here, b of which run, and iterations take F + s b, with what each token adds, its part of
+        a prompt included. The mean of their ends is (F + s b) (n / b + 1) times a constant, least at
+        b = sqrt(n F / s). So ``worth`` is F / s, the time of an iteration before its tokens over that of one token
+        and what comes with it. Most of s are prompts, which all that run wait for: short ones may join more.
+    refill
+        Once as many run as may, nobody joins until no more than this part of them is left. A prompt delays all that
+        run: of alike requests that come in groups, and so end together, each is delayed by the prompts of its group;
+        of those that join one by one, by as many before its own as after it.
 
     Raises
     ------
@@ -86,6 +92,7 @@ class Rules:
     pauses: bool = False
     cap: int | None = None
     worth: float = 0.0
+    refill: float = 1.0
 
     def __post_init__(self) -> None:
         if self.chunked and not self.mixed:
@@ -96,6 +103,8 @@ class Rules:
             raise ValueError("cap must be at least 1.")
         if not 0 <= self.worth < float("inf"):
             raise ValueError("worth must not be negative.")
+        if not 0 <= self.refill <= 1:
+            raise ValueError("refill must be from 0 to 1.")
 
     @property
     def clairvoyant(self) -> bool:
@@ -153,7 +162,8 @@ def simulate(
         fewest=rules.victim == "fewest",
         pauses=rules.pauses,
         most=min(engine.max_seqs, rules.cap or engine.max_seqs),
-        worth=float(rules.worth),
+        worth=float(rules.worth) * float(trace.prompt_tokens.mean()),
+        refill=float(rules.refill),
         budget=engine.token_budget,
         block_size=size,
         blocks=blocks,

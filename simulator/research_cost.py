@@ -20,7 +20,10 @@ VERSION = sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name i
 
 Work = namedtuple("Work", "own waiting running by_end ready spare chunk_request chunk_tokens base each")
 OWN = np.dtype(
-    [(name, np.int64) for name in ("free", "running", "waiting", "ready", "chunks", "tokens", "batch")]
+    [
+        (name, np.int64)
+        for name in ("free", "running", "waiting", "ready", "filling", "chunks", "tokens", "batch")
+    ]
 )
 
 

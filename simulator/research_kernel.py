@@ -20,7 +20,7 @@ MOST_WEIGHT = REQUEST_BITS = 2**31 - 1
 
 Settings = namedtuple(
     "Settings",
-    "mixed chunked admission fewest pauses most worth budget block_size blocks watermark reserve_blocks",
+    "mixed chunked admission fewest pauses most worth refill budget block_size blocks watermark reserve_blocks",
 )
 
 
@@ -176,15 +176,22 @@ def continue_prompts(cfg, req, work, rep):
 
 @compiled
 def admit(cfg, req, work, rep, now):
-    """Admit from the head of the queue while it fits."""
+    """Admit from the head of the queue while it fits. ``filling``: since few enough ran, until as many do as may."""
     fresh, most = False, cfg.most
     if cfg.pauses:  # the places of an iteration, not those of all that have memory
         most = cfg.most + work.own.running[rep] - work.own.chunks[rep]
-    if cfg.worth > 0.0:
-        here = work.own.waiting[rep] + work.own.running[rep]
-        most = min(most, max(np.int64(1), np.int64(np.sqrt(cfg.worth * here))))
-    while work.own.waiting[rep] > 0 and work.own.running[rep] < most:
+    while work.own.waiting[rep] > 0:
         r = work.waiting[0] & REQUEST_BITS
+        if cfg.worth > 0.0:
+            here = work.own.waiting[rep] + work.own.running[rep]
+            most = min(cfg.most, max(np.int64(1), np.int64(np.sqrt(cfg.worth * here / req.prompt[r]))))
+        running = work.own.running[rep]
+        if running >= most:
+            work.own.filling[rep] = 0
+            return
+        if work.own.filling[rep] == 0 and running > cfg.refill * most:
+            return
+        work.own.filling[rep] = 1
         chunk = req.target[r]
         left = cfg.budget - work.own.tokens[rep]
         if chunk > left:

@@ -247,6 +247,35 @@ def test_a_priced_cap_is_the_root_of_what_is_here():
     assert alone.sequences_per_iteration == 1
 
 
+@LAWFUL
+@given(seed=st.integers(0, 10**6), refill=st.sampled_from([0.0, 0.3, 0.6, 0.99]), worth=st.floats(0.3, 4))
+def test_groups_join_when_few_enough_are_left(seed, refill, worth):
+    """All at once: who joins is next in line, has fewer running than its cap, and joins a group that began when no more
+    than the part ``refill`` of its first one's cap ran."""
+    rng = np.random.default_rng(seed)
+    n = 12
+    prompts, outputs = rng.integers(1, 9, n), rng.integers(1, 9, n)
+    trace = Trace(arrival_s=np.zeros(n), prompt_tokens=prompts, output_tokens=outputs)
+    step = random_step(seed % 7, max_seqs=n, capacity=400, tokens=200)
+    engine = EngineSettings(block_size=1, max_seqs=n, token_budget=150, watermark=0.0)
+    got = research(trace, step, engine, Rules(order="prompt", worth=worth, refill=refill))
+    line = sorted(range(n), key=lambda r: (prompts[r], r))
+    assert [*got.scheduled_ps[line]] == sorted(got.scheduled_ps)
+    filling = False
+    for now in np.unique(np.concatenate([got.scheduled_ps, got.finish_ps])):
+        running = int(((got.scheduled_ps < now) & (got.finish_ps > now)).sum())
+        waiting = [r for r in line if got.scheduled_ps[r] >= now]
+        for i, r in enumerate(waiting):
+            cap = max(1, int(np.sqrt(worth * prompts.mean() * (running + len(waiting) - i) / prompts[r])))
+            if running >= cap:
+                filling = False
+            joins = running < cap and (filling or running <= refill * cap)
+            assert joins == (got.scheduled_ps[r] == now)
+            if not joins:
+                break
+            filling, running = True, running + 1
+
+
 @pytest.mark.parametrize(
     "rules, changes, said",
     [
