@@ -10,7 +10,7 @@ machine of speed R, and the optimum of that simple problem bounds it from below:
 
     srpt_flow        min sum of C'[i] - r[i]: shortest remaining processing time is optimal
     mean_busy_flow   min sum of the mean time of work, minus r[i]: shortest original work first is optimal
-    latest_end       max over suffixes of the arrivals: r[j] + the work released from r[j] on
+    ends             max over suffixes of the arrivals: r[j] + the work released from r[j] on, and what one job adds
     late_value       what a number of jobs can all stay within: max over windows of arrivals
 
 ``priced_flow`` keeps the iterations instead: a Lagrangian bound, where requests pay for machine time and
@@ -252,17 +252,70 @@ def late_value(release: IntArray, work: IntArray, machines: int, on_time: int) -
     return float((done - np.minimum.accumulate(before)).max() - largest / machines)
 
 
-def latest_end(release: IntArray, work: IntArray, machines: int, extra: IntArray | int = 0) -> int:
-    """Earliest time at which ``machines`` can have done all work.
-
-    Proof: what is released from j on cannot start before release[j], so with extra[j] more of it the end is
-    at least release[j] + (sum of work[j:] + extra[j]) / machines. ``release`` must not decrease. Exact but for
-    the rounding of a sum in float64.
+@njit(cache=True)
+def stairs(worth: FloatArray) -> tuple[FloatArray, IntArray]:
+    """For l = 0, 1, ...: the largest sum of worth[i, k[i]] over i < l among levels k that do not fall with i, and how
+    many i are then on each level.
 
     Examples
     --------
-    >>> latest_end(np.array([0, 10]), np.array([3, 4]), 1)
-    14
+    >>> best, used = stairs(np.array([[0.0, 3.0], [0.0, -2.0], [0.0, 4.0]]))
+    >>> best, used[3]
+    (array([0., 3., 1., 5.]), array([0, 3]))
     """
-    left = np.cumsum(work[::-1], dtype=np.float64)[::-1]  # all work of a large fleet outgrows int64
-    return int((release + np.floor((left + extra) / machines)).max())
+    n, levels = worth.shape
+    best, used = np.zeros(n + 1), np.zeros((n + 1, levels), np.int64)
+    value, count = np.zeros(levels), np.zeros((levels, levels), np.int64)
+    for i in range(n):
+        for k in range(levels - 1, -1, -1):
+            below = np.argmax(value[: k + 1])
+            value[k] = value[below] + worth[i, k]
+            count[k] = count[below]
+            count[k, k] += 1
+        top = np.argmax(value)
+        best[i + 1] = value[top]
+        used[i + 1] = count[top]
+    return best, used
+
+
+def ends(
+    release: IntArray, work: IntArray, machines: int, *,
+    chain: IntArray | int = 0, early: FloatArray | None = None, prices: FloatArray | None = None,
+) -> FloatArray:  # fmt: skip
+    """[k] earliest time at which ``machines`` can have done jobs 0 to k. ``release`` must not decrease.
+
+    From the release of any job l on, the iterations of l take chain[l] besides the work of all. Before that the others
+    take more than their work, too: prices[k], from 0 to 1, times the time that job i takes before a moment + its work
+    after it is at least early[i, k], however it is divided.
+
+    Proof: let prices of machine time not fall: lambda[i] from release[i] to release[i + 1], 1 after release[l]. Time
+    for job i costs at least lambda[i], so all that is paid for jobs 0 to k >= l is at least the sum of early[i] at
+    lambda[i] over i < l, work[l..k], and chain[l]. And it is at most ``machines`` times the sum of lambda[i]
+    (release[i + 1] - release[i]) over i < l, and end - release[l]. ``stairs`` finds the best such prices. Without
+    ``early`` they are 0 until some release, then 1: what is released from then on cannot start before it.
+
+    Exact but for the rounding of sums in float64.
+
+    Examples
+    --------
+    >>> ends(np.array([0, 10]), np.array([3, 4]), 1)
+    array([ 3., 14.])
+    >>> ends(np.array([0, 10]), np.array([9, 4]), 1, chain=np.array([0, 5]))  # 9 of work and 1 idle, then 4 and 5
+    array([ 9., 19.])
+
+    Iterations before the second job are so inefficient that half of the time goes for nothing, so 4 of 9 are left:
+
+    >>> ends(np.array([0, 10]), np.array([9, 4]), 1, chain=np.array([0, 5]),
+    ...      early=np.array([[0.0, 9.0], [0.0, 4.0]]), prices=np.array([0.0, 0.5]))
+    array([ 9., 23.])
+    """
+    start = release.astype(np.float64)
+    done = np.cumsum(work, dtype=np.float64) / machines  # all work of a large fleet outgrows int64
+    before = np.concatenate([[0.0], done[:-1]])
+    if early is None or prices is None:
+        left = np.maximum.accumulate(start - before) - (start - before)
+    else:
+        left = stairs(early[:-1] / machines - np.diff(start)[:, None] * prices)[0]
+    begun = start + left + chain / machines - before
+    found: FloatArray = np.maximum.accumulate(begun) + done
+    return found

@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from formulations import relaxations as rx
-from formulations.hulls import IntArray
+from formulations.hulls import FloatArray, IntArray
 from planner.alone import Alone
 from planner.energy import least_energy_j
 from planner.machines import Machines
@@ -112,15 +112,14 @@ class PlanBounds:
         self.machines = Machines(step, self.limits, stats, self.alone)
 
     @cached_property
+    def _prefixes_ps(self) -> dict[str, FloatArray]:
+        """[k] earliest time of the last token of requests 0 to k by relaxation."""
+        return self.machines.ends_ps(self.plan.replicas)
+
+    @cached_property
     def _ends_ps(self) -> dict[str, int]:
         """Earliest time of the last token by relaxation."""
-        stats, replicas = self.stats, self.plan.replicas
-        result = {"unloaded": int((stats.arrival + self.alone.e2e_ps).max())}
-        for machine in self.machines.all:
-            end = rx.latest_end(stats.arrival + machine.lead, machine.work, replicas)
-            result[machine.name] = machine.tail + end
-        result["work and the longest answer"] = self.machines.longest_end_ps(replicas)
-        return result
+        return {name: int(ends[-1]) for name, ends in self._prefixes_ps.items()}
 
     @cached_property
     def makespans_s(self) -> dict[str, float]:
@@ -166,7 +165,8 @@ class PlanBounds:
         return least_energy_j(
             self.step, self.limits, self.stats,
             replicas=self.plan.replicas, end_ps=max(self._ends_ps.values()),
-            busy_ps=self.machines.busy_ps(), swaps=self.plan.engine.preemption == "swap",
+            flights=self.machines.flights(self.plan.replicas, np.maximum.reduce([*self._prefixes_ps.values()])),
+            swaps=self.plan.engine.preemption == "swap",
             cuts=self.cuts, block_size=self.plan.engine.block_size,
         )  # fmt: skip
 
@@ -232,9 +232,9 @@ class PlanBounds:
     def at(self, arrival: IntArray) -> "PlanBounds":
         """Of the same requests, arriving at other times (picoseconds, not decreasing). What no arrival changes
         is shared: times alone and the work of machines follow from lengths."""
-        _ = self.machines.all
+        _ = self.machines.all, self.machines.chained
         other = copy(self)
-        for name in ("_ends_ps", "makespans_s", "latency_s", "ttft_s", "energy_j", "pricing"):
+        for name in ("_prefixes_ps", "_ends_ps", "makespans_s", "latency_s", "ttft_s", "energy_j", "pricing"):
             other.__dict__.pop(name, None)
         other.stats, other.machines = copy(self.stats), copy(self.machines)
         other.stats.arrival = arrival

@@ -19,7 +19,7 @@ The class is that of every policy of ``simulator.batching``, without swapping: i
 something (Law 2), cuts a prompt only to fill an iteration to its token budget, and preempts only for want of KV blocks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,18 +38,29 @@ TRIED = np.linspace(0, 1, 9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """Iterations take at least ``time_ps``, where a part of each launch is left out that does not fall with time.
+    ``launches``: of so many requests at most that part of one counts, whenever they compute a prompt."""
+
+    time_ps: float
+    launches: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """Least reduced cost by event, nJ: ``prompt[x]`` completes x tokens, ``decode[c]`` reads c."""
+    """Least reduced cost by event, nJ: ``prompt[x]`` completes x tokens, ``decode[c]`` reads c; ``alphas``: what all
+    prompts add to that."""
 
     prompt: FloatArray
     decode: FloatArray
+    alphas: float
 
     def total(self, stats: TraceStats) -> float:
         """Of all events of the trace, rounded down."""
         summed = np.cumsum(self.decode)
         parts = self.prompt[stats.prompt] + summed[stats.last] - summed[stats.prompt]
         slack = 1e-12 * (np.abs(self.prompt).max() + np.abs(self.decode).sum()) * len(parts)
-        return float(parts.sum()) - float(slack)
+        return float(parts.sum()) + self.alphas * (1 + 1e-12) - float(slack)
 
 
 class BusyEnergy:
@@ -97,17 +108,22 @@ class BusyEnergy:
         ).clip(min=1.0)
         return float(min(heads, self.powers.min(), ratio.max())) * (1 - 1e-9)
 
-    def least_nj(self, busy_ps: float) -> float:
-        """Least nJ of all iterations that together take ``busy_ps`` or longer; 0 where nothing is proven."""
+    def least_nj(self, flights: Iterable[Flight]) -> float:
+        """Least nJ of all iterations, which take as long as every one of ``flights`` says; 0 where nothing is
+        proven."""
+        best = 0.0
+        for flight in flights:
 
-        def value(power: float) -> float:
-            events = self.events(power)
-            return -power if events is None else power * busy_ps + events.total(self.stats)
+            def value(power: float, flight: Flight = flight) -> float:
+                events = self.events(power, flight)
+                return -power if events is None else power * flight.time_ps + events.total(self.stats)
 
-        return max(0.0, value(0.0), peak(value, 0.0, self.highest, POWERS))
+            best = max(best, value(0.0), peak(value, 0.0, self.highest, POWERS))
+        return best
 
-    def events(self, power: float) -> Events | None:
-        """Shares that add up to no more than the reduced cost of any iteration, for 0 <= ``power`` <= ``highest``.
+    def events(self, power: float, flight: Flight) -> Events | None:
+        """Shares that add up to no more than the reduced cost of any iteration, for 0 <= ``power`` <= ``highest``; its
+        time is what it adds to that of ``flight``.
 
         Proof. Let D(n) be the reduced cost of the dense work of n tokens of a rank (its own, and its part of what is
         shared by a ray s n below ``shared``), h m below that of m sequences beyond the first, F(d) the least
@@ -118,6 +134,9 @@ class BusyEnergy:
         which one completes a prompt it is at least v d + w (...) + alpha + q c, as alpha is at most every difference
         of the two; more completions only add alpha <= 0. Where none does, the rank is full, and q is so small that
         v d + w (...) + q c holds without alpha. So chunks whose work is thrown away have shares q c >= 0.
+
+        What of ``launch`` the flight leaves out of the time makes alpha larger: for a prompt at least what it leaves
+        out when the request arrives, as it leaves out no less later.
 
         A later token may come from recomputing its context where sequences are preempted: the lesser counts.
         """
@@ -133,32 +152,43 @@ class BusyEnergy:
             steepest = float(((beside + dense[-1] + launch) / (len(dense) - d)).min())
             if steepest < 0:
                 return None
-        alpha, q = self._chunks(dense, d, beside, launch, steepest)
+        launches = [
+            (prompts, self.energy.launch - power * part * self.time.launch)
+            for prompts, part in flight.launches
+        ]
+        alphas, lowest, q = self._chunks(dense, d, beside, launches, steepest)
         x = np.arange(stats.longest + 1, dtype=np.float64)
-        prompt = alpha + q * x + head + self._attention(power)
+        prompt = q * x + head + self._attention(power)
         decode = v + w * (x - stats.smallest)
         decode[: stats.smallest] = 0.0
         if self.preempts:
-            decode = np.minimum(decode, prompt)
-        return Events(prompt=prompt, decode=decode)
+            decode = np.minimum(decode, prompt + lowest)
+        return Events(prompt=prompt, decode=decode, alphas=alphas)
 
     def _chunks(
-        self, dense: FloatArray, d: IntArray, beside: FloatArray, launch: float, steepest: float
-    ) -> tuple[float, float]:
-        """The alpha and q that are best for the prompts of the trace."""
+        self,
+        dense: FloatArray,
+        d: IntArray,
+        beside: FloatArray,
+        launches: list[tuple[int, float]],
+        steepest: float,
+    ) -> tuple[float, float, float]:
+        """The sum of alphas of all prompts, of which so many have that ``launch`` each, the least of an alpha, and q:
+        those that are best for the trace."""
         vertices = hulls.lower_hull(dense)
         slopes = np.unique(np.clip(np.diff(dense[vertices]) / np.diff(vertices), 0.0, steepest))
         ray = float((dense / np.arange(1, len(dense) + 1)).min())
         tried = [0.0, min(max(ray, 0.0), steepest)]
         if len(slopes):  # none where an iteration has room for one token
             tried += np.quantile(slopes, TRIED).tolist()
-        best, found = -np.inf, (0.0, 0.0)
+        best, found = -np.inf, (0.0, 0.0, 0.0)
         for q in sorted(set(tried)):
             rest = np.minimum.accumulate((dense - q * np.arange(1, len(dense) + 1))[::-1])[::-1]
-            alpha = min(0.0, float((beside + q * d + rest[d]).min()) + launch)
-            score = len(self.stats) * alpha + q * float(self.stats.prompt.sum())
+            least = float((beside + q * d + rest[d]).min())
+            alphas = sum(prompts * min(0.0, least + launch) for prompts, launch in launches)
+            score = alphas + q * float(self.stats.prompt.sum())
             if score > best:
-                best, found = score, (alpha, q)
+                best, found = score, (alphas, min(0.0, least + min(launch for _, launch in launches)), q)
         return found
 
     def _dense(self, power: float) -> tuple[float, FloatArray]:

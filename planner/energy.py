@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 
 from formulations.hulls import FloatArray
-from planner.busy_energy import BusyEnergy
+from planner.busy_energy import BusyEnergy, Flight
 from planner.shares import SAFE, Limits, ShareMaker, Tables, TraceStats
 from profiles.stepcost import PS, StepCost
 
 
 def least_energy_j(
     step: StepCost, limits: Limits, stats: TraceStats, *,
-    replicas: int, end_ps: int, busy_ps: float, swaps: bool, cuts: bool, block_size: int,
+    replicas: int, end_ps: int, flights: list[Flight], swaps: bool, cuts: bool, block_size: int,
 ) -> dict[str, float]:  # fmt: skip
     """Least joules by relaxation, with idle power of all replicas until ``end_ps``.
 
@@ -20,7 +20,7 @@ def least_energy_j(
 
     Longest answer: one request pays the constant of all its iterations (F1), everyone its own work.
 
-    Work while busy: ``planner.busy_energy``, with ``busy_ps`` the least time that iterations take in all stages and
+    Work while busy: ``planner.busy_energy``, with ``flights`` the least times that iterations take in all stages and
     between them, summed. Swapping takes time without energy, so this is left out with ``swaps``.
 
     Parameters
@@ -39,7 +39,7 @@ def least_energy_j(
     }
     longest = float(stats.most_output[0])
     found["idle power, work and the longest answer"] = max(
-        whole.constant * longest + whole.reading(stats) * (longest - 1) + whole.work(stats).sum(dtype=float)
+        float(whole.chain(stats).max()) + whole.work(stats).sum(dtype=float)
         for whole in (maker.whole(longest, reading=reading) for reading in (True, False))
     )
     if not swaps:
@@ -52,7 +52,7 @@ def least_energy_j(
             step.prefill_nj[:, : stats.longest + 1].astype(np.float64),
             limits, stats, cuts=cuts, preempts=blocks > step.kv_blocks,
         )  # fmt: skip
-        found["idle power and work while busy"] = busy.least_nj(busy_ps)
+        found["idle power and work while busy"] = busy.least_nj(flights)
     return {name: idle_j + nj * SAFE * 1e-9 for name, nj in found.items()}
 
 

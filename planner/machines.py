@@ -10,8 +10,12 @@ from formulations import hulls
 from formulations import relaxations as rx
 from formulations.hulls import FloatArray, IntArray
 from planner.alone import Alone
+from planner.busy_energy import Flight
 from planner.shares import Limits, ShareMaker, Shares, Tables, TraceStats
 from profiles.stepcost import StepCost
+
+PRICES = np.linspace(0.0, 1.0, 6)
+"""Of time before the longest answer comes, that after it being 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,7 +65,7 @@ class Machines:
     def _makers(self) -> dict[int, ShareMaker]:
         return {p: self._maker(p) for p, _, _ in self._stages}
 
-    def _maker(self, p: int) -> ShareMaker:
+    def _maker(self, p: int, *, launch: bool = True) -> ShareMaker:
         step = self.step
         own = step.prefill_ps[p, : self.stats.longest + 1]
         tables = Tables(
@@ -72,7 +76,7 @@ class Machines:
             value=step.decode_value_ps[p].astype(np.float64),
             slope=step.decode_slope_ps[p].astype(np.float64),
             knots=step.knots,
-            launch=int(step.prefill_launch_ps[p]),
+            launch=int(step.prefill_launch_ps[p]) * launch,
             prompt=(own - own[0]).astype(np.float64),
         )
         return ShareMaker(tables, self.limits, self.stats)
@@ -178,31 +182,85 @@ class Machines:
         """The stage and split with the most work."""
         return max((m for m in self.all if m.shares), key=lambda m: m.work.sum(dtype=float))
 
-    def busy_ps(self) -> float:
-        """Least time that iterations take in all stages and between them, summed over iterations.
+    def flights(self, replicas: int, ends: FloatArray) -> list[Flight]:
+        """Least times that iterations take in all stages and between them, summed over iterations, by how much of their
+        launches is left out. ``ends``: [k] earliest time at which requests 0 to k can be done.
 
-        Proof: it is at least the work of all stages. Every policy here is work-conserving, so some iteration
-        is in flight while a request is unfinished: at least for the union of their times alone.
+        Proof. Whoever does not idle has something in flight from when request k arrives to ``ends`` [k]: until the next
+        one comes at least for ``flown`` [k]. And iterations take at least the work of all stages.
         """
-        stats = self.stats
+        arrival = self.stats.arrival.astype(np.float64)
+        flown = np.maximum(np.minimum(ends, np.append(arrival[1:], np.inf)) - arrival, 0)
         most = {p: 0.0 for p, _, _ in self._stages}
         for machine in self.all:
             if machine.shares:
                 most[machine.stage] = max(most[machine.stage], machine.work.sum(dtype=float))
-        end = np.maximum.accumulate(stats.arrival + self.alone.e2e_ps)
-        gaps = np.maximum(stats.arrival[1:] - end[:-1], 0)
-        union = float(end[-1] - stats.arrival[0] - gaps.sum())
-        return max(union, sum(most[p] for p in self._twins))
+        least = max(float(flown.sum()), sum(most[p] for p in self._twins))
+        found = [Flight(time_ps=least, launches=((len(arrival), 1.0),))]
+        if replicas == self.step.stages == self.limits.ranks == 1 and self.step.prefill_launch_ps[0]:
+            found.append(self._relaunched(flown))
+        return found
 
-    def longest_end_ps(self, replicas: int) -> int:
-        """Earliest end when the request with the most tokens pays the constant of all its iterations (F1),
-        besides everyone's own work."""
-        stats, ends = self.stats, []
-        for (p, lead, tail), reading in product(self._stages, (True, False)):
-            shares = self._makers[p].whole(float(stats.most_output[0]), reading=reading)
-            extra = shares.constant * stats.most_output + shares.reading(stats) * (stats.most_output - 1)
-            ends.append(tail + rx.latest_end(stats.arrival + lead, shares.work(stats), replicas, extra))
-        return max(ends)
+    def _relaunched(self, flown: FloatArray) -> Flight:
+        """The flight that leaves out of launches as much as each moment before the arrival of some l is worth, and all
+        after it; best when each prompt pays what is left of one.
+
+        Proof. With prices of time as in ``relaxations.ends``, and work without launches: time in flight less launches,
+        times its price before l arrives and all of it afterwards, pays at least for early[i] of all i < l, the work
+        of the others, and the chain of l. Besides there is (1 - price) of the time in flight before l arrives, at least
+        that of ``flown``. Together that is the time in flight, less price x each launch before l arrives, and less
+        all launches afterwards.
+        """
+        stats, launch = self.stats, float(self.step.prefill_launch_ps[0])
+        maker = self._maker(0, launch=False)
+        shares = maker.whole(self._rounds[0])
+        left = np.cumsum(shares.work(stats)[::-1], dtype=np.float64)[::-1]
+        worth = shares.early(stats, maker.theta, PRICES) + (1 - PRICES) * (flown - launch)[:, None]
+        best, used = rx.stairs(worth[:-1])
+        total = best + left + shares.chain(stats)
+        last = int(np.argmax(total))
+        launches = [(int(n), 1 - float(price)) for n, price in zip(used[last], PRICES, strict=True)]
+        time = float(total[last]) + launch * sum(n * part for n, part in launches)
+        return Flight(time_ps=time, launches=(*launches, (len(stats) - last, 0.0)))
+
+    def ends_ps(self, replicas: int) -> dict[str, FloatArray]:
+        """[k] earliest time at which requests 0 to k can be done, by relaxation.
+
+        Longest answer: the iterations of one request pay their constants (F1), besides everyone's own work. As it has
+        none before it arrives, those that others have by then pay theirs, too: time is worth less by then.
+        """
+        stats = self.stats
+        found = {"unloaded": np.maximum.accumulate(stats.arrival + self.alone.e2e_ps).astype(np.float64)}
+        for machine in self.all:
+            found[machine.name] = machine.tail + rx.ends(stats.arrival + machine.lead, machine.work, replicas)
+        found["work and the longest answer"] = np.maximum.reduce(
+            [
+                tail + rx.ends(
+                    stats.arrival + lead, shares.work(stats), replicas, chain=shares.chain(stats),
+                    early=shares.early(stats, self.theta(p), PRICES), prices=PRICES,
+                )
+                for (p, lead, tail), shares in self.chained
+            ]
+        )  # fmt: skip
+        return found
+
+    @property
+    def _rounds(self) -> tuple[float, float]:
+        """Iterations of the longest answer, and with those that all answers fill."""
+        longest = float(self.stats.most_output[0])
+        return longest, longest + self.stats.decodes / self.limits.sequences
+
+    @cached_property
+    def chained(self) -> list[tuple[tuple[int, int, int], Shares]]:
+        """Stages with shares whose constants stay whole; the lines suit either of ``_rounds``."""
+        return [
+            (stage, self._makers[stage[0]].whole(rounds))
+            for stage, rounds in product(self._stages, self._rounds)
+        ]
+
+    def theta(self, stage: int) -> FloatArray | float:
+        """[c] part of an iteration's constants in a stage that a decode pays which reads c tokens."""
+        return self._makers[stage].theta / self.limits.ranks
 
     def priced_flow_ps(self, replicas: int, until: IntArray) -> float:
         """Best bound found on the sum of E2E by pricing time of the busiest stage before one of ``until``.

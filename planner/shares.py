@@ -81,11 +81,26 @@ class Shares:
     constant: int
     decoding: int = 0
 
-    def reading(self, stats: TraceStats) -> int:
-        """What each later token of a request that pays its iterations' constants adds to them, however it is made:
-        ``decoding``, or by what recomputation is dearer."""
-        dearer = (self.prompt - self.decode)[stats.smallest :]
-        return int(min(self.decoding, dearer.min())) if stats.decodes else 0
+    def chain(self, stats: TraceStats) -> IntArray:
+        """Constants of the iterations of each request: of each later token ``decoding``, or by what computing its
+        context again is dearer."""
+        later = np.cumsum(np.minimum(self.decoding, self.prompt - self.decode))
+        result: IntArray = self.constant * stats.output + later[stats.last] - later[stats.prompt]
+        return result
+
+    def early(self, stats: TraceStats, theta: FloatArray | float, prices: FloatArray) -> FloatArray:
+        """[i, k] least of ``prices`` [k], at most 1, x what the events of request i pay of iterations before a moment +
+        what they pay of those after it, where decodes before it pay theta[c] of the constants besides.
+
+        Proof: an event pays in one of the two, or parts of it in both. A prompt, which may be cut, pays at least
+        the price of its share in either; so does a context that is computed again.
+        """
+        dear = np.minimum(self.decode + theta * (self.constant + self.decoding), self.prompt)
+        result = np.empty((len(stats), len(prices)))
+        for k, price in enumerate(prices):
+            total = np.cumsum(np.minimum(self.decode, price * dear))
+            result[:, k] = price * self.prompt[stats.prompt] + total[stats.last] - total[stats.prompt]
+        return result
 
     def work(self, stats: TraceStats) -> IntArray:
         """Sum of the shares of each request."""
@@ -139,6 +154,12 @@ class ShareMaker:
         theta = 1 / limits.sequences
         return self._shares(theta, theta, stats.events * theta, whole=False)
 
+    @property
+    def theta(self) -> FloatArray | float:
+        """[c] part of a rank's constants that a decode pays which reads c tokens; 1 at most in an iteration."""
+        x = np.arange(self.stats.longest + 1, dtype=np.float64)
+        return x / self.limits.kv if self.decode_memory else 1 / self.limits.sequences
+
     def whole(self, rounds: float, *, reading: bool = True) -> Shares:
         """Constants left whole, with the lines best when the trace takes ``rounds`` iterations. ``reading``: that of
         reading too, on one rank, else split among decodes."""
@@ -166,10 +187,9 @@ class ShareMaker:
         u, v, w = self.plane
         x = np.arange(stats.longest + 1, dtype=np.float64)
         prompt = scale * (chunk * x + tables.prompt) + s1 * x + h1
-        theta = x / limits.kv if self.decode_memory else 1 / limits.sequences
         left = u if reading else 0.0
         u -= left
-        decode = scale * (a1 + u * theta + v + w * np.maximum(x - stats.smallest, 0)) + s1 + h1
+        decode = scale * (a1 + u * self.theta + v + w * np.maximum(x - stats.smallest, 0)) + s1 + h1
         constant = scale * a0 + (s0 + h0) / limits.ranks
         prompt += constant * theta_prompt
         decode += constant * theta_decode

@@ -74,9 +74,39 @@ def test_ends_and_late_values_hold_in_every_schedule(jobs, machines, on_time):
         for i in order:
             m = free.index(min(free))
             end[i] = free[m] = max(free[m], release[i]) + work[i]
-        assert relaxations.latest_end(release, work, machines) <= max(end)
+        least = relaxations.ends(release, work, machines)
+        assert all(e <= max(end[: k + 1]) + 1e-9 for k, e in enumerate(least))
         stays = sorted(e - r for e, r in zip(end, release, strict=True))
         assert relaxations.late_value(release, work, machines, on_time) <= stays[on_time] + 1e-9
+
+
+@QUIET
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 12), st.integers(1, 6), st.sampled_from([1, 1.25, 2, 4]), st.integers(0, 9)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_ends_with_a_chain_equal_the_best_schedule(jobs):
+    """Before the chain arrives a unit of job i takes dear[i]; the least dear first leaves the least work."""
+    jobs = sorted(jobs)
+    release, work, dear, chain = (np.array(column) for column in zip(*jobs, strict=True))
+    prices = np.unique([0, *1 / dear])
+    early = work[:, None] * np.minimum(1, prices * dear[:, None])
+    found = relaxations.ends(release, work, 1, chain=chain, early=early, prices=prices)
+    least = []
+    for arrives in range(len(jobs)):
+        left = [float(w * d) for w, d in zip(work[:arrives], dear[:arrives], strict=True)]
+        for quarter in range(4 * release[arrives]):
+            ready = [i for i in range(arrives) if left[i] and 4 * release[i] <= quarter]
+            if ready:
+                best = min(ready, key=lambda i: dear[i])
+                left[best] -= 0.25
+        rest = sum(t / d for t, d in zip(left, dear[:arrives], strict=True))
+        least.append(release[arrives] + chain[arrives] + rest - work[:arrives].sum())
+    expected = [max(least[: k + 1]) + work[: k + 1].sum() for k in range(len(jobs))]
+    assert np.allclose(found, expected)
 
 
 @QUIET

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from planner.bounds import MAXIMIZED, OBJECTIVES, PlanBounds, TraceStats, plan_bound, plan_bounds
 from profiles.plan import POLICIES, EngineSettings, Plan
 from simulator.engine import simulate
+from simulator.research import Rules
+from simulator.research import simulate as research
 from tests.planner.stepping import random_step, serve
 from traces.trace import Trace
 
@@ -152,10 +154,11 @@ def test_no_scheduler_beats_a_bound(
     queue=st.sampled_from(["fcfs", "sjf"]),
     routing=st.sampled_from(["round-robin", "least-outstanding"]),
     together=st.booleans(),
+    watts=st.booleans(),
 )
 def test_no_policy_beats_a_bound(
     seed, stages, ranks, replicas, capacity, budget, max_seqs, block_size, requests, gap_us, preemption,
-    queue, routing, together,
+    queue, routing, together, watts,
 ):  # fmt: skip
     step = random_step(
         seed, stages=stages, ranks=ranks, max_seqs=max_seqs, capacity=-(-capacity // block_size), tokens=30
@@ -167,6 +170,10 @@ def test_no_policy_beats_a_bound(
             mixed_slope_ps=step.decode_slope_ps,
             mixed_token_ps=step.decode_value_ps[:, :, 0] // 10,
         )
+    if watts:  # as real devices: some power while a kernel runs, none while it is launched
+        draws = {name: 1 + (seed + i) % 3 for i, name in enumerate(TIMES)} | {"prefill_launch_ps": 0}
+        draws["decode_slope_ps"] = draws["decode_value_ps"]
+        step = replace(step, **{n.replace("_ps", "_nj"): d * getattr(step, n) for n, d in draws.items()})
     trace = random_trace(seed, requests, gap_us)
     for policy in POLICIES:
         engine = EngineSettings(
@@ -303,11 +310,54 @@ TIGHT = {
         {"local_nj": table(900 * M, 0), "local_ps": table(900, 0)}, burst(1, 1, 60), "energy",
         "idle power, work and the longest answer",
     ),
+    "energy of lone requests": (
+        {
+            "local_nj": table(900 * M, 20 * M), "local_ps": table(900 * M, 0),
+            "prefill_launch_ps": np.array([500 * M]),
+        }, replace(burst(8, 1, 2), arrival_s=np.arange(8) * 5e-3), "energy", "idle power and work while busy",
+    ),
+    "energy without launches": (
+        {
+            "local_nj": table(900 * M, 20 * M), "local_ps": table(900 * M, 0),
+            "prefill_launch_ps": np.array([500 * M]),
+        }, burst(8, 1, 60), "energy", "idle power and work while busy",
+    ),
     "energy while busy": (
         {"local_nj": table(900 * M, 0), "local_ps": table(900 * M, 0)}, burst(1, 1, 60), "energy",
         "idle power and work while busy",
     ),
 }  # fmt: skip
+
+
+def late_answer():
+    """Eight answers fill all places until a ninth comes that is longer than what is left of them."""
+    step = linear_step(local_ps=table(900 * M, 450 * M))
+    trace = Trace(
+        arrival_s=np.array([0.0] * 8 + [35 * 4.5e-3]),
+        prompt_tokens=np.ones(9, np.int64),
+        output_tokens=np.array([70] * 8 + [60]),
+    )
+    rules = Rules(order="longest", admission="peak", pauses=True)
+    outcome = research(trace, step, replace(plan_of(step).engine, token_budget=64), rules)
+    return step, trace, int(outcome.finish_ps.max()) / 1e12
+
+
+def test_what_comes_before_the_longest_answer_is_tight():
+    """The others need constants of their own before it comes, and share its constants after that."""
+    step, trace, found = late_answer()
+    values = plan_bound(step, plan_of(step), trace, "makespan").others
+    assert values["work and the longest answer"] <= found <= values["work and the longest answer"] * 1.005
+    assert max(v for name, v in values.items() if "longest" not in name) * 1.04 < found
+
+
+@pytest.mark.parametrize("kv_blocks, batch", [(6400, 8), (160, 4)])
+def test_decodes_that_pay_constants_pay_no_more_than_their_iteration(kv_blocks, batch):
+    """As many as places or memory hold, each with a context of 40 tokens: they pay all of it."""
+    step = linear_step(local_ps=table(900 * M, 300 * M), kv_blocks=kv_blocks)
+    machines = PlanBounds(step, plan_of(step), TraceStats(burst(8, 20, 40))).machines
+    shares, theta = machines.chained[0][1], np.broadcast_to(machines.theta(0), 60)
+    paid = batch * (shares.decode[40] + theta[40] * (shares.constant + shares.decoding))
+    assert paid <= (900 + 300 * batch) * M <= paid * 1.005
 
 
 @pytest.mark.parametrize("case", TIGHT)

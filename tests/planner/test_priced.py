@@ -14,7 +14,7 @@ from planner.alone import Alone
 from planner.bounds import PRICEABLE, PRICED, PlanBounds, plan_bound
 from planner.machines import Machines
 from planner.priced import Pricing, prices_of
-from planner.shares import ShareMaker, TraceStats
+from planner.shares import ShareMaker, Shares, TraceStats
 from profiles.plan import POLICIES, EngineSettings, Plan
 from simulator.engine import simulate
 from tests.planner.stepping import random_step, serve
@@ -23,6 +23,7 @@ from tests.planner.test_bounds import (
     M,
     achieved,
     burst,
+    late_answer,
     linear_step,
     one,
     plan_of,
@@ -110,12 +111,13 @@ def test_a_joint_bound_says_more_than_ttft_alone():
 
 BREAKS = {
     # what is broken: the case of test_bounds.TIGHT that notices, where it is, how a value of it grows
-    "latest_end": ("work", rx, "latest_end"),
+    "ends": ("work", rx, "ends"),
     "srpt_flow": ("shortest remaining first", rx, "srpt_flow"),
     "late_value": ("late", rx, "late_value"),
     "mean_busy_flow and lag": ("mean busy time", Machines, "lag_ps"),
     "work": ("iterations by tokens", ShareMaker, "_shares"),
-    "longest end": ("longest answer", Machines, "longest_end_ps"),
+    "longest end": ("longest answer", Shares, "chain"),
+    "flights": ("energy without launches", Shares, "chain"),
     "KV memory x time": ("memory", Machines, "_area"),
     "launches": ("launches", ShareMaker, "_shares"),
     "places x time": ("places", Machines, "all"),
@@ -160,6 +162,31 @@ def test_a_broken_relaxation_is_noticed(what, monkeypatch):
     assert plan_bound(step, plan, trace, objective).others[relaxation] <= found
     broken(monkeypatch, where, name)
     assert plan_bound(step, plan, trace, objective).others[relaxation] > found
+
+
+def test_broken_work_before_the_longest_answer_is_noticed(monkeypatch):
+    step, trace, found = late_answer()
+    name = "work and the longest answer"
+    assert plan_bound(step, plan_of(step), trace, "makespan").others[name] <= found
+    broken(monkeypatch, Shares, "early")
+    assert plan_bound(step, plan_of(step), trace, "makespan").others[name] > found
+
+
+def test_launches_that_are_left_out_of_the_energy_are_noticed(monkeypatch):
+    """Of lone requests each launch takes time: leaving out a tenth of it proves too much."""
+    changes, trace, objective, relaxation = TIGHT["energy of lone requests"]
+    step = linear_step(**changes)
+    outcome = serve(step, trace, seed=0, eager=1.0, whole=1.0, victims=0.0)
+    found = achieved(step, plan_of(step), trace, *outcome)[objective]
+    assert plan_bound(step, plan_of(step), trace, objective).others[relaxation] <= found
+    real = Machines._relaunched
+
+    def fewer(self, flown):
+        flight = real(self, flown)
+        return replace(flight, launches=tuple((n, 0.9 * part) for n, part in flight.launches))
+
+    monkeypatch.setattr(Machines, "_relaunched", fewer)
+    assert plan_bound(step, plan_of(step), trace, objective).others[relaxation] > found
 
 
 def test_broken_prices_are_noticed(monkeypatch):
