@@ -179,7 +179,7 @@ def compared(
     bound = setting.bound(objective, swaps=False).value
     found = {}
     for each, _, value in served:
-        name = re.sub(r"( cap)? x?[\d.]+$", "", each.name) if each.name[:4] in ("work", "pric") else each.name
+        name = re.sub(r" (cap|x).*", "", each.name) if each.name[:4] in ("work", "pric") else each.name
         if value is not None and each.engine.preemption != "swap":
             found[name] = Found(value / bound, bool(each.runs_on))
     return found
@@ -187,7 +187,7 @@ def compared(
 
 def figure_kv(requests: int) -> None:
     names = ("vllm-v0 fcfs", "vllm-v1 fcfs", "vllm-v1 fcfs srf", "vllm-v1 fcfs reserve", "mc-sf", "longest ahead",
-             "work ahead", "priced")  # fmt: skip
+             "longest remaining", "work ahead", "priced")  # fmt: skip
     for objective in ("makespan", "latency"):
         print(
             f"{objective} over its bound, {requests} requests at once, prompts 512 and outputs 192 on average:\n"
@@ -335,7 +335,7 @@ def figure_wins(requests: int) -> None:
 
     model, fleet = load_model("llama-3.1-70b"), homogeneous("h100", gpus=8)
     plan = plan_from_axes(model, parse_axes("tp=8"))
-    names = ("mc-sf", "longest ahead", "work ahead", "priced")
+    names = ("mc-sf", "longest ahead", "longest remaining", "work ahead", "priced")
     for objective in ("latency", "makespan"):
         print(f"{objective} over its bound, first {requests} requests:\n")
         rows = []
