@@ -329,6 +329,44 @@ TIGHT = {
 }  # fmt: skip
 
 
+PAUSING = Rules(order="longest", admission="peak", pauses=True)
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    constant=st.integers(1, 19),
+    token=st.integers(0, 7),
+    launch=st.integers(0, 19),
+    max_seqs=st.integers(1, 8),
+    capacity=st.sampled_from([90, 200, 6400]),
+    requests=st.integers(1, 29),
+    gap=st.sampled_from([0.0, 0.3, 1.0, 3.0]),
+)
+def test_nobody_needs_less_energy_where_launches_draw_none(
+    seed, constant, token, launch, max_seqs, capacity, requests, gap
+):
+    """Iterations draw the same power, so the time in flight, less launches, is nearly all there is to bound."""
+    step = linear_step(
+        max_seqs=max_seqs, kv_blocks=capacity, prefill_launch_ps=np.array([launch * 100 * M]),
+        local_ps=table(constant * 100 * M, token * 50 * M), local_nj=table(constant * 100 * M, token * 60 * M),
+    )  # fmt: skip
+    trace = random_trace(seed, requests, gap * (constant + launch) * 100, prompt=15, output=seed % 40 + 1)
+    for policy in POLICIES:
+        engine = EngineSettings(
+            policy=policy, token_budget=40, max_seqs=max_seqs, block_size=1, watermark=0.0
+        )
+        plan = Plan(layers_per_stage=(1,), engine=engine)
+        bounds = plan_bounds(step, plan, trace, ("energy", "makespan"))
+        outcomes = [simulate(trace, step, engine)]
+        outcomes += [research(trace, step, engine, PAUSING)] * (policy == "vllm-v1")
+        for outcome in outcomes:
+            makespan = (outcome.end_ps - int(np.rint(trace.arrival_s[0] * 1e12))) / 1e12
+            for name, value in bounds["energy"].others.items():
+                assert value <= outcome.energy_j, (policy, name)
+            assert bounds["makespan"].value <= makespan, policy
+
+
 def late_answer():
     """Eight answers fill all places until a ninth comes that is longer than what is left of them."""
     step = linear_step(local_ps=table(900 * M, 450 * M))
@@ -337,8 +375,7 @@ def late_answer():
         prompt_tokens=np.ones(9, np.int64),
         output_tokens=np.array([70] * 8 + [60]),
     )
-    rules = Rules(order="longest", admission="peak", pauses=True)
-    outcome = research(trace, step, replace(plan_of(step).engine, token_budget=64), rules)
+    outcome = research(trace, step, replace(plan_of(step).engine, token_budget=64), PAUSING)
     return step, trace, int(outcome.finish_ps.max()) / 1e12
 
 
