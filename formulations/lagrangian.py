@@ -36,22 +36,31 @@ for any mu >= 0. That is linear in F and C within a bucket, so corners settle it
 alone); the best of several mu counts, and the least over all pairs of buckets. A request that ends after the last
 bucket costs at least until then.
 
+``formulations.lagrangian_crowd`` is another way to spend the machine's price where a unit of time costs the same before
+and after the first token: constants are not split by the length of iterations, but by what requests that decode
+together lose to each other's prompts. It takes prices ``crowd`` instead of ``machine``, beside all others.
+
 So prices, not optimality, are what the bound rests on: whoever has them evaluates it in one pass (``evaluate``), and
-they may come from anywhere (``improve``, ``with_company``). ``formulations.lagrangian_request`` is the compiled half.
+they may come from anywhere (``improve``, ``settle``, ``with_company``). ``formulations.lagrangian_request`` is the
+compiled half.
 """
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from formulations import lagrangian_crowd, lagrangian_request
 from formulations.hulls import FloatArray, IntArray
-from formulations.lagrangian_request import values
+from formulations.relaxations import worth_of_time
 
 SEGMENTS = 2
 """Stretches of tokens of a request, each priced like its cheapest token."""
 
 STEPS = (0.06, 0.3)
 """First steps of prices in proportion to themselves: of resources, and of company."""
+
+NEAR = 0.03
+"""Part of all buckets over which sizes of crowds are averaged, before and after."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,7 +99,8 @@ class Prices:
     """``edges`` [b + 1] of buckets; ``machine``, ``memory`` (per token) and ``place`` [b] per unit of time.
 
     Request i pays ``company[offset[i]]`` in the bucket in which it arrives, the entries up to ``offset[i + 1]`` in
-    those after it, then nothing. Empty: nobody pays for company.
+    those after it, then nothing. Empty: nobody pays for company. ``crowd`` and ``size`` [b]: of machine time, paid by
+    shares and crowds, and the size of prompts in them (``lagrangian_crowd``); empty: nobody pays for crowds.
     """
 
     edges: FloatArray
@@ -99,6 +109,8 @@ class Prices:
     place: FloatArray
     company: FloatArray = field(default_factory=lambda: np.zeros(0))
     offset: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    crowd: FloatArray = field(default_factory=lambda: np.zeros(0))
+    size: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def first(self, requests: Requests) -> IntArray:
         """[n] bucket in which each request arrives."""
@@ -114,8 +126,9 @@ class Prices:
         return within + np.repeat(self.first(requests), count)
 
     def together(self, requests: Requests) -> FloatArray:
-        """[b] sum of company."""
-        return np.bincount(self.buckets(requests), self.company, len(self.machine)).astype(np.float64)
+        """[b] what shares pay besides the price of the machine: the sum of company, and for crowds."""
+        company = np.bincount(self.buckets(requests), self.company, len(self.machine)).astype(np.float64)
+        return company + self.crowd if len(self.crowd) else company
 
     def charged(self, requests: Requests) -> float:
         """Value of all that there is."""
@@ -127,12 +140,15 @@ class Prices:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Use:
-    """What requests, each on its own, would use: ``resources`` [4, b] of machine, memory and places, and all shares;
-    constants of their own as ``Prices.company``; and the bucket in which each ends [n]."""
+    """What requests, each on its own, would use: ``resources`` [5, b] of machine, memory and places, all shares, and
+    what they pay for crowds; constants of their own as ``Prices.company``; the bucket in which each ends [n], and with
+    crowds its ``works`` [n] and [2, b] ``sizes`` (``lagrangian_crowd.values``)."""
 
     resources: FloatArray
     own: FloatArray
     ends: IntArray
+    works: FloatArray
+    sizes: FloatArray
 
 
 def evaluate(requests: Requests, prices: Prices) -> float:
@@ -142,15 +158,18 @@ def evaluate(requests: Requests, prices: Prices) -> float:
     ------
     ValueError
         When prices are negative or not finite, edges do not increase or begin after the first release, or
-        ``before`` < ``after``.
+        ``before`` < ``after``, or with crowds anything but the same for all.
     """
     _check(requests, prices)
-    nothing = Use(resources=np.zeros((0, 0)), own=np.zeros(0), ends=np.zeros(0, np.int64))
+    none = np.zeros(0)
+    nothing = Use(
+        resources=np.zeros((0, 0)), own=none, ends=np.zeros(0, np.int64), works=none, sizes=np.zeros((0, 0))
+    )
     return _value(requests, prices, nothing)
 
 
 def _check(requests: Requests, prices: Prices) -> None:
-    for name in ("machine", "memory", "place", "company"):
+    for name in ("machine", "memory", "place", "company", "crowd", "size"):
         column = getattr(prices, name)
         if not np.isfinite(column).all() or (column < 0).any():
             raise ValueError(f"prices of {name} must be finite and >= 0")
@@ -168,27 +187,61 @@ def _check(requests: Requests, prices: Prices) -> None:
         raise ValueError("company needs a stretch of buckets for each request")
     if (requests.before < requests.after).any() or (requests.after < 0).any():
         raise ValueError("a unit of time must cost no more after the first token than before it")
+    if len(prices.crowd):
+        if len(prices.crowd) != len(prices.machine) or len(prices.size) != len(prices.machine):
+            raise ValueError("crowds need a price and a size for each bucket")
+        if len(np.unique(np.concatenate([requests.before, requests.after]))) > 1 or not requests.after[0]:
+            raise ValueError("crowds need a unit of time to cost the same before and after the first token")
 
 
 def _value(requests: Requests, prices: Prices, use: Use) -> float:
     """The bound, less what float64 could have lost; adds to ``use`` where it is not empty."""
-    offset = prices.offset if len(prices.company) else np.zeros(len(requests.release) + 1, np.int64)
-    total = values(
-        prices.edges, np.stack([prices.machine, prices.memory, prices.place, prices.together(requests)]),
-        requests.release, requests.before, requests.after, requests.alone, requests.prompt_time,
-        requests.prompt_share, requests.prompt_area, requests.prompt_tokens, requests.tokens, requests.share,
-        requests.own, requests.context, requests.again_share, (requests.constant, requests.token_constant),
-        requests.rest, prices.first(requests), offset, prices.company, use.resources, use.own, use.ends,
-    )  # fmt: skip
+    r = requests
+    offset = prices.offset if len(prices.company) else np.zeros(len(r.release) + 1, np.int64)
+    costs = np.stack([prices.machine, prices.memory, prices.place, prices.together(r)])
+    if len(prices.crowd):
+        total = _with_crowds(r, prices, costs, offset, use)
+    else:
+        total = lagrangian_request.values(
+            prices.edges, costs, r.release, r.before, r.after, r.alone, r.prompt_time, r.prompt_share,
+            r.prompt_area, r.prompt_tokens, r.tokens, r.share, r.own, r.context, r.again_share,
+            (r.constant, r.token_constant), r.rest, prices.first(r), offset, prices.company, use.resources, use.own,
+            use.ends,
+        )  # fmt: skip
     charged = prices.charged(requests)
     return float(total - charged - 1e-9 * (total + charged))
 
 
+def _with_crowds(r: Requests, prices: Prices, costs: FloatArray, offset: IntArray, use: Use) -> float:
+    """One stretch of tokens for each request, priced like its cheapest."""
+    some, tokens = r.tokens > 0, r.tokens.sum(axis=1)
+    share, own, context, again = (
+        np.where(tokens > 0, np.where(some, each, np.inf).min(axis=1), 0.0)
+        for each in (r.share, r.own, r.context, r.again_share)
+    )
+    if some.any():
+        least = float(r.share[some].min())
+        rows, price = lagrangian_crowd.rates(
+            prices.crowd / r.after[0], prices.size, r.prompt_share, tokens, least, r.token_constant
+        )
+    else:
+        rows, price = np.zeros((5, len(tokens))), np.zeros(len(prices.crowd))
+    total: float = lagrangian_crowd.values(
+        prices.edges, np.vstack([costs, price, prices.crowd, prices.size]), r.release, r.after,
+        lagrangian_crowd.BLENDS, r.alone, r.prompt_time, r.prompt_share, r.prompt_area, tokens, share, own, context,
+        again, (r.constant, r.token_constant), prices.first(r), offset, prices.company, rows, use.resources, use.own,
+        use.ends, use.works, use.sizes,
+    )  # fmt: skip
+    return total
+
+
 def _used(requests: Requests, prices: Prices) -> tuple[float, Use]:
     use = Use(
-        resources=np.zeros((4, len(prices.machine))),
+        resources=np.zeros((5, len(prices.machine))),
         own=np.zeros(len(prices.company)),
         ends=np.zeros(len(requests.release), np.int64),
+        works=np.zeros(len(requests.release)),
+        sizes=np.zeros((2, len(prices.machine))),
     )
     return _value(requests, prices, use), use
 
@@ -205,20 +258,50 @@ def improve(requests: Requests, prices: Prices, *, rounds: int) -> tuple[float, 
     there = np.array([[requests.speed], [requests.room], [requests.places]]) * length
     table, company = np.stack([prices.machine, prices.memory, prices.place]), prices.company
     smooth, smooth_own = np.zeros_like(table), np.zeros_like(company)
+    crowded = len(prices.crowd) > 0
+    if crowded:  # it is the machine's price
+        table[0] = prices.crowd
     best, kept = -np.inf, prices
     for k in range(rounds):
-        now = replace(prices, machine=table[0], memory=table[1], place=table[2], company=company)
+        now = replace(prices, memory=table[1], place=table[2], company=company)
+        now = replace(now, **{"crowd" if crowded else "machine": table[0]})
         value, use = _used(requests, now)
         if value > best:
             best, kept = value, now
-        excess = np.clip(use.resources[:3] / there - 1.0, -1.0, 1.0)
+        used = use.resources[:3]
+        if crowded:  # what crowds are paid grows with the root of their price
+            used[0] = use.resources[3] + 0.5 * use.resources[4] / np.maximum(now.crowd, 1e-300)
+        excess = np.clip(used / there - 1.0, -1.0, 1.0)
         own = np.clip((use.own + use.resources[3][bucket]) / there[0][bucket] - 1.0, -1.0, 1.0)
         smooth = excess if k == 0 else 0.6 * smooth + 0.4 * excess
         smooth_own = own if k == 0 else 0.7 * smooth_own + 0.3 * own
-        move = STEPS[0] / (1 + k / 15) * smooth * (table + 0.1 * table.mean(axis=1, keepdims=True))
+        move = (
+            STEPS[0]
+            / (1 + crowded)
+            / (1 + k / 15)
+            * smooth
+            * (table + 0.1 * table.mean(axis=1, keepdims=True))
+        )
         table = np.maximum(table + move, 0.0)
         move = STEPS[1] / (1 + k / 20) * smooth_own * (np.minimum(company, 3.0) + 0.1)
         company = np.maximum(company + move, 0.0)
+    return best, kept
+
+
+def settle(requests: Requests, prices: Prices, *, rounds: int) -> tuple[float, Prices]:
+    """Better prices of crowds, and their bound: those that prove mean busy time (``worth_of_time``) where a request's
+    work includes its part of constants, which follows from prices, so half way there in each of ``rounds``."""
+    _check(requests, prices)
+    best, kept, near = -np.inf, prices, np.ones(2 * int(NEAR * len(prices.crowd)) + 1)
+    for _ in range(rounds):
+        value, use = _used(requests, prices)
+        if value > best:
+            best, kept = value, prices
+        works = np.maximum(use.works / requests.speed, 1.0).astype(np.int64)
+        crowd = worth_of_time(requests.release.astype(np.int64), works, prices.edges) * requests.after[0]
+        tokens, sizes = (np.convolve(row, near)[len(near) // 2 :][: len(row)] for row in use.sizes)
+        size = np.where(tokens > 0, sizes / np.maximum(tokens, 1e-300), prices.size)
+        prices = replace(prices, crowd=(prices.crowd + crowd + 1e-3 * crowd.mean()) / 2, size=size)
     return best, kept
 
 
@@ -232,5 +315,7 @@ def with_company(requests: Requests, prices: Prices, part: float) -> Prices:
     free = replace(prices, company=np.zeros(offset[-1]), offset=offset)
     own = _used(requests, free)[1].own
     found = replace(free, company=part * own / np.diff(prices.edges)[free.buckets(requests)])
-    left = np.maximum(prices.machine - found.together(requests), 0.3 * prices.machine)
-    return replace(found, machine=left)
+    name = "crowd" if len(prices.crowd) else "machine"
+    price = getattr(prices, name)
+    paid = np.bincount(free.buckets(requests), found.company, len(price))
+    return replace(found, **{name: np.maximum(price - paid, 0.3 * price)})

@@ -3,10 +3,11 @@
 What is sold is the time of the busiest stage of all replicas, KV memory x time of all ranks, and places for
 sequences; ``planner.bounds`` states the facts F1 to F4 that make each a limit. Prices start from those that prove the
 one-machine relaxation that always runs the shortest job; ``formulations.lagrangian.improve`` makes them better, then
-once more with company besides. Nothing is random.
+once more with company besides. For the mean of ends the same is done with prices of crowds, on finer buckets, as they
+need less time. The best counts. Nothing is random.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,14 @@ SCALES = (0.0, 0.5, 0.7, 0.85, 1.0, 1.25)
 PARTS = (0.5, 1.0)
 """First prices of company that are tried, see ``formulations.lagrangian.with_company``."""
 
-ROUNDS = (8, 28)
-"""Of looking for better prices, without company and with it."""
+ROUNDS = (8, 10, 18)
+"""Of looking for better prices, with company, and more of that where nothing else proves more."""
+
+CROWD_ROUNDS = (6, 12, 10, 30)
+"""Of settling prices of crowds, of looking for better ones, with company, and more of that where it helps."""
+
+USUAL = 0.7
+"""Part of the cost of time that counts crowds for most requests; sizes of crowds are first the mean prompt over it."""
 
 MANY = 4000
 """Requests from which on fewer buckets, first prices and rounds have to do."""
@@ -42,6 +49,9 @@ COARSE = 48
 PAIRS = (2e5, 5e5)
 """Pairs of buckets that all requests together may look at: of few requests, and of ``MANY``."""
 
+LOOKS = (1e5, 6e5)
+"""Buckets that all requests together may look at where crowds are priced."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priced:
@@ -53,8 +63,9 @@ class Priced:
 
     def record(self) -> dict[str, Any]:
         """For JSON: edges of buckets in seconds after the first arrival; prices by resource and bucket, in requests
-        (seconds of delay per second) of machine time, per token of KV cache, and per sequence; those of company by
-        request, in the buckets from its arrival on."""
+        (seconds of delay per second) of machine time, per token of KV cache, and per sequence; of machine time that
+        pays for crowds, with the size of prompts in them, or nothing; those of company by request, in the buckets from
+        its arrival on."""
         prices = self.prices
         company = np.round(prices.company, 4)
         return {
@@ -63,6 +74,8 @@ class Priced:
             "machine": prices.machine.tolist(),
             "memory": prices.memory.tolist(),
             "place": prices.place.tolist(),
+            "crowd": prices.crowd.tolist(),
+            "crowd_size_s": (prices.size / PS).tolist(),
             "company": [own.tolist() for own in np.split(company, prices.offset[1:-1])]
             if len(company)
             else [],
@@ -74,7 +87,8 @@ def prices_of(record: dict[str, Any]) -> tuple[lg.Prices, float]:
     company = [np.array(own, np.float64) for own in record["company"]]
     return lg.Prices(
         edges=np.rint(np.array(record["edges_s"], np.float64) * PS),
-        **{name: np.array(record[name], np.float64) for name in ("machine", "memory", "place")},
+        **{name: np.array(record[name], np.float64) for name in ("machine", "memory", "place", "crowd")},
+        size=np.array(record["crowd_size_s"], np.float64) * PS,
         company=np.concatenate([np.zeros(0), *company]),
         offset=np.cumsum([0, *map(len, company)], dtype=np.int64),
     ), float(record["pace"])
@@ -138,25 +152,57 @@ class Pricing:
         for pace in PACES[::2]:
             look(pace, best()[2])
         _, pace, prices = best()
-        problem, rounds = (
-            self.requests(before, after, pace),
-            [round(effort * r / (1 + 3 * many)) for r in ROUNDS],
-        )
-        value, prices = lg.improve(problem, prices, rounds=rounds[0])
+        problem = self.requests(before, after, pace)
+        alone, *company = self._rounds_of(ROUNDS, effort)
+        value, prices = lg.improve(problem, prices, rounds=alone)
         found.append((value, pace, prices))
+        if before == after:
+            found += self._crowded(before, effort)
         if after > 0:
             starts = [lg.with_company(problem, prices, part) for part in PARTS]
-            start = max(starts, key=lambda each: lg.evaluate(problem, each))
-            value, prices = lg.improve(problem, start, rounds=rounds[1])
-            found.append((value, pace, prices))
+            prices = max(starts, key=lambda each: lg.evaluate(problem, each))
+            for rounds in company:
+                value, prices = lg.improve(problem, prices, rounds=rounds)
+                found.append((value, pace, prices))
+                if value < best()[0]:  # others prove more
+                    break
         value, pace, prices = best()
         # Evaluated as whoever reads the record will.
         prices, _ = prices_of(Priced(value_ps=value, prices=prices, pace=pace).record())
         return Priced(value_ps=self.evaluate(prices, pace, before, after), prices=prices, pace=pace)
 
+    def _crowded(self, weight: float, effort: float) -> list[tuple[float, float, lg.Prices]]:
+        """Prices of crowds, without company and with it, for the best of ``PACES``."""
+        many = len(self.machines.stats) > MANY
+        edges = self._edges(int(np.clip(self._ahead(weight, weight) * LOOKS[many], BUCKETS[0], BUCKETS[1])))
+        problem = self.requests(weight, weight, PACES[1])
+        tokens = problem.tokens.sum(axis=1)
+        size = float((tokens * problem.prompt_share).sum() / max(1.0, tokens.sum())) / USUAL
+        first, starts = self._first(edges, weight, weight), []
+        for scale in (0.7, 1.0):
+            prices = self._with_crumbs(edges, scale * first)
+            free = np.zeros_like(first)
+            starts.append(replace(prices, machine=free, crowd=prices.machine, size=free + size))
+        settle, alone, *company = self._rounds_of(CROWD_ROUNDS, effort)
+        start = max(starts, key=lambda each: lg.evaluate(problem, each))
+        _, start = lg.settle(problem, start, rounds=settle)
+        value, prices = lg.improve(problem, start, rounds=alone)
+        start = lg.with_company(problem, prices, PARTS[0])
+        for rounds in company:
+            more, start = lg.improve(problem, start, rounds=rounds)
+            if more <= value:
+                break
+            value, prices = more, start
+        return [(lg.evaluate(self.requests(weight, weight, pace), prices), pace, prices) for pace in PACES]
+
     def evaluate(self, prices: lg.Prices, pace: float, before: float, after: float) -> float:
         """The bound of any prices in ps: one pass over the requests."""
         return lg.evaluate(self.requests(before, after, pace), prices) * SAFE
+
+    def _rounds_of(self, rounds: tuple[int, ...], effort: float) -> list[int]:
+        """Fewer for many requests."""
+        many = len(self.machines.stats) > MANY
+        return [max(1, round(effort * r / (1 + 3 * many))) for r in rounds]
 
     def _rounds(self, stage: int, pace: float) -> float:
         m = self.machines
@@ -165,16 +211,21 @@ class Pricing:
         lone = lone or int(m.alone.ttft_ps.min())
         return float(self.end_ps - m.stats.arrival[0]) * self.replicas / (pace * max(1, lone))
 
-    def _buckets(self, before: float, after: float) -> int:
-        """As many as a few seconds allow: a pass takes as long as pairs of buckets that requests look at, and they look
-        ahead until time alone costs as much as their best answer."""
+    def _ahead(self, before: float, after: float) -> float:
+        """The time of all buckets over what requests look ahead, which they do until time alone costs as much as their
+        best answer; over their number."""
         n = len(self.machines.stats)
         edges = self._edges(COARSE)
         prices = self._with_crumbs(edges, self._first(edges, before, after))
         problem = self.requests(before, after, PACES[1])
         cost = (lg.evaluate(problem, prices) + prices.charged(problem)) / n / (after or before)
+        return float(edges[-1] / max(cost, 1.0) / n)
+
+    def _buckets(self, before: float, after: float) -> int:
+        """As many as a few seconds allow: a pass takes as long as pairs of buckets that requests look at."""
+        n = len(self.machines.stats)
         pairs = min(200.0, PAIRS[n > MANY] / n)
-        return int(np.clip(pairs**0.5 * edges[-1] / max(cost, 1.0), *BUCKETS))
+        return int(np.clip(pairs**0.5 * self._ahead(before, after) * n, *BUCKETS))
 
     def _edges(self, buckets: int) -> FloatArray:
         """Half of them with equally many arrivals, the others equally long, past the earliest end of all."""

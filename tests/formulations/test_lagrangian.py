@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formulations import lagrangian as lg
+from formulations import lagrangian_crowd as lc
+from formulations.relaxations import worth_of_time
 
 QUIET = settings(deadline=None, max_examples=300, derandomize=True)
+FEW = settings(deadline=None, max_examples=100, derandomize=True)
 
 
 def problem(rng, n, constant):
@@ -96,6 +99,146 @@ def test_no_prices_prove_too_much(seed, n, constant):
         assert proven <= schedule(requests, rng) * (1 + 1e-9), seed
 
 
+def groups(requests, rng):
+    """Some order; now and then some of those to come join together, and else all that run decode."""
+    n, left = len(requests.release), requests.tokens[:, 0].copy()
+    order, clock, total, running, ahead = rng.permutation(n), 0.0, 0.0, [], 0
+    if rng.random() < 0.5:
+        order = np.argsort(requests.prompt_share + requests.tokens[:, 0] * rng.choice([0.1, 1.0, 4.0]))
+    while ahead < n or running:
+        joining = []
+        if ahead < n and (not running or rng.random() < 0.3):
+            joining = [*order[ahead : ahead + int(rng.integers(1, n + 1))]]
+            ahead += len(joining)
+            clock = max(clock, *requests.release[joining])
+        clock += requests.token_constant if running else requests.constant
+        clock += requests.prompt_share[joining].sum() + requests.share[running, 0].sum()
+        left[running] -= 1
+        done = [i for i in (*running, *joining) if left[i] == 0]
+        total += sum(clock - requests.release[i] for i in done)
+        running = [i for i in (*running, *joining) if left[i] > 0]
+    return total
+
+
+@FEW
+@given(seed=st.integers(0, 10**6), n=st.integers(2, 8), constant=st.integers(1, 8), alike=st.booleans())
+def test_no_prices_of_crowds_prove_too_much(seed, n, constant, alike):
+    """Random ones, and those that are looked for, with company and without, against groups and random schedules."""
+    rng = np.random.default_rng(seed)
+    drawn = problem(rng, n, constant)
+    tokens, share, prompt = drawn.tokens, drawn.share, drawn.prompt_share
+    if alike:
+        tokens, share, prompt = (
+            np.broadcast_to(each[:1], each.shape).copy() for each in (tokens, share, prompt)
+        )
+    release = drawn.release * (rng.random() < 0.5)
+    one, fixed = np.ones(n), drawn.token_constant
+    ample = {"room": 1e9, "places": 1e9}
+    requests = replace(
+        drawn, release=release, before=one, after=one, tokens=tokens, share=share, prompt_share=prompt,
+        own=fixed + share, alone=constant + prompt + tokens[:, 0] * (fixed + share[:, 0]),
+        prompt_time=constant + prompt, **ample,
+    )  # fmt: skip
+    best = min(groups(requests, rng) for _ in range(20))
+    edges = np.linspace(0, release.max() + 2.5 * best / n, int(rng.integers(5, 60)))
+    work = np.maximum(prompt + (share * tokens).sum(axis=1), 1).astype(np.int64)
+    free = np.zeros(len(edges) - 1)
+    crowd = worth_of_time(release.astype(np.int64), work, edges) * rng.uniform(0.3, 2) + 0.01
+    size = free + rng.choice([0.5, 1.0, 2.0]) * prompt.mean()
+    first = lg.Prices(edges=edges, machine=free, memory=free, place=free, crowd=crowd, size=size)
+    _, settled = lg.settle(requests, first, rounds=3)
+    value, better = lg.improve(requests, settled, rounds=8)
+    assert value == lg.evaluate(requests, better)
+    _, beside = lg.improve(requests, lg.with_company(requests, better, 0.5), rounds=4)
+    scarce = replace(beside, memory=free + 0.01, place=free + 0.05, machine=free + 0.1)
+    for prices in (first, settled, better, beside):
+        assert lg.evaluate(requests, prices) <= best * (1 + 1e-9), seed
+    limited = replace(requests, room=drawn.room, places=drawn.places)
+    value = max(lg.evaluate(limited, prices) for prices in (beside, scarce))
+    for _ in range(4):
+        assert value <= schedule(limited, rng) * (1 + 1e-9), seed
+
+
+def interference(requests, rng, theta, alike):
+    """Of a random schedule without limits: the sum of C - r, and what the docstring of ``lagrangian_crowd`` says that
+    it is at least: theta (M - r + (p + constant) / 2 + tokens with those beside them + pairs) + (1 - theta) (C - r)."""
+    n, left, clock = len(requests.release), requests.tokens[:, 0].copy(), 0.0
+    asked = left.copy()
+    work, moment, end = requests.prompt_share.copy(), np.zeros(n), np.full(n, np.nan)
+    total, met = 0.0, np.zeros((n, n), bool)
+    while np.isnan(end).any():
+        here = (requests.release <= clock) & np.isnan(end)
+        going = here & (alike | (rng.random(n) < 0.7))
+        if not going.any():
+            clock += 0.5
+            continue
+        chunk = np.where(going & (work > 0), work if alike else np.ceil(work * rng.random(n)), 0.0)
+        decodes = going & (work == 0)
+        decodes &= left > 0
+        fixed = requests.token_constant if decodes.any() else requests.constant
+        time = fixed + chunk.sum() + requests.share[decodes, 0].sum()
+        moment += chunk * (clock + time / 2)
+        clock += time
+        total += decodes @ theta * requests.token_constant
+        total += (decodes @ theta) * requests.share[decodes, 0].sum()
+        met |= np.outer(decodes, decodes)
+        work -= chunk
+        left -= decodes
+        end[(chunk > 0) & (work == 0) & (asked == 0)] = clock
+        end[decodes & (left == 0)] = clock
+    p, flow = requests.prompt_share, end - requests.release
+    total += theta @ (moment / p - requests.release + (p + requests.constant) / 2) + (1 - theta) @ flow
+    for i, j in zip(*np.nonzero(np.triu(met, 1)), strict=True):
+        total += min(theta[i] * p[j], theta[j] * p[i])
+    return flow.sum(), total
+
+
+@QUIET
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 8), constant=st.integers(1, 9))
+def test_prompts_of_others_delay_whoever_decodes(seed, n, constant):
+    rng = np.random.default_rng(seed)
+    requests = problem(rng, n, constant)
+    theta = rng.choice([0.0, 0.5, 0.9, 1.0], n)
+    for _ in range(3):
+        flow, least = interference(requests, rng, theta, alike=False)
+        assert least <= flow * (1 + 1e-9)
+
+
+def test_a_group_is_delayed_by_its_own_prompts_alone():
+    """All at once, alike, and side by side: nothing is lost, so that a percent more of anything would be too much."""
+    n = 6
+    requests = problem(np.random.default_rng(3), n, 2)
+    same = {name: np.repeat(getattr(requests, name)[:1], n, axis=0) for name in ("prompt_share", "share")}
+    requests = replace(requests, release=np.zeros(n), tokens=np.full((n, lg.SEGMENTS), 4.0), **same)
+    requests = replace(requests, token_constant=requests.constant)
+    flow, least = interference(requests, np.random.default_rng(0), np.ones(n), alike=True)
+    assert np.isclose(flow, least, rtol=1e-12)
+
+
+@QUIET
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 9), alike=st.booleans())
+def test_crowds_pay_no_more_than_their_iteration(seed, n, alike):
+    """The lemma of crowds, for any set that decodes. For one as large and alike as prices suit it is an equation."""
+    rng = np.random.default_rng(seed)
+    prompt, tokens = rng.uniform(0.1, 20, n), rng.integers(1, 60, n).astype(float)
+    theta, share, constant = rng.choice([0.0, 0.5, 0.75, 0.9], n), rng.uniform(0, 2), rng.uniform(0.1, 9)
+    crowd, size = np.array([rng.uniform(0, 50)]), np.array([rng.uniform(0.1, 40)])
+    if alike:
+        prompt[:], tokens[:], theta[:], size[0] = 6.0, 16.0, 0.75, 8.0
+        crowd[0] = (0.75 * 6.0 / 16 / 2 + 0.75 * share) * n**2 / constant
+    old, lc.USUAL = lc.USUAL, 0.75 if alike else lc.USUAL
+    rows, price = lc.rates(crowd, size, prompt, tokens, share, constant)
+    lc.USUAL = old
+    each = [lc._crowd(rows, i, theta[i], price[0], size[0]) for i in range(n)]
+    paid = sum(max(0.0, crowd - less) for crowd, less in each)
+    there = crowd[0] * constant + share * (n - 1) * theta.sum()
+    for i in range(n):
+        for j in range(i):
+            there += min(theta[i] * prompt[j], theta[j] * prompt[i]) / np.sqrt(tokens[i] * tokens[j])
+    assert paid <= there * (1 + 1e-9)
+    assert not alike or paid >= there * (1 - 1e-9)
+
+
 def lone(tokens, alone, **changes):
     """One request, one machine that it has to itself: a prompt of 12, or tokens of 5 each after a prompt of nothing."""
     prompt = 0.0 if tokens else 9.0
@@ -159,11 +302,12 @@ def test_prices_of_nothing_prove_solitude():
     assert np.isclose(lg.evaluate(requests, free), requests.alone.sum())
 
 
-@pytest.mark.parametrize("name", ["machine", "memory", "place"])
+@pytest.mark.parametrize("name", ["machine", "memory", "place", "crowd"])
 @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
 def test_prices_must_be_numbers_of_at_least_zero(name, value):
     requests = problem(np.random.default_rng(1), 2, 3)
     prices = some_prices(np.random.default_rng(2), 10.0)
+    prices = replace(prices, crowd=prices.machine.copy(), size=prices.machine)
     getattr(prices, name)[0] = value
     with pytest.raises(ValueError, match=f"prices of {name}"):
         lg.evaluate(requests, prices)
@@ -179,3 +323,8 @@ def test_edges_and_weights_are_checked():
             lg.evaluate(requests, replace(prices, edges=edges))
     with pytest.raises(ValueError, match="no more after"):
         lg.evaluate(replace(requests, after=requests.before + 1), prices)
+    crowded = replace(prices, crowd=prices.machine, size=prices.machine)
+    with pytest.raises(ValueError, match="same before and after"):
+        lg.evaluate(replace(requests, before=requests.after + 1), crowded)
+    with pytest.raises(ValueError, match="a size for each bucket"):
+        lg.evaluate(requests, replace(crowded, size=prices.machine[1:]))

@@ -59,6 +59,13 @@ def any_prices(bounds, rng):
     return replace(found, company=company, offset=np.concatenate([[0], np.cumsum(stretch)]))
 
 
+def any_crowds(bounds, rng, found):
+    """The same with a part of the machine's price for crowds, and any size of them."""
+    part, size = rng.choice([0.5, 0.95, 1.0]), bounds.machines.busiest().prompts.mean() * rng.uniform(0.2, 4)
+    crowd, size = part * found.machine, np.full(len(found.machine), size)
+    return replace(found, machine=(1 - part) * found.machine, crowd=crowd, size=size)
+
+
 @pytest.mark.parametrize("seed", range(36))
 def test_no_scheduler_beats_any_prices(seed):
     """Those that are found, random ones, and what they prove of TTFT and E2E together."""
@@ -69,8 +76,11 @@ def test_no_scheduler_beats_any_prices(seed):
     drawn = []
     for _ in range(6):
         weights = [(1.0, 1.0), (1.0, 0.0), (1.3, 0.3)][int(rng.integers(3))]
-        value = bounds.pricing.evaluate(any_prices(bounds, rng), float(rng.choice([1.0, 3.0])), *weights)
+        pace, prices = float(rng.choice([1.0, 3.0])), any_prices(bounds, rng)
+        value = bounds.pricing.evaluate(prices, pace, *weights)
         drawn.append((weights, value / len(trace) / 1e12))
+        value = bounds.pricing.evaluate(any_crowds(bounds, rng, prices), pace, 1.0, 1.0)
+        drawn.append(((1.0, 1.0), value / len(trace) / 1e12))
     for attempt in range(3):
         outcome = serve(
             bounds.step, trace, seed=seed + attempt, replicas=bounds.plan.replicas,
