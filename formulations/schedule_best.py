@@ -3,10 +3,9 @@
 1. Greedy schedules, orders improved by local search (``schedule_orders``), and floors (``schedule_floor``).
 2. Best-first search (``schedule_search``): first with few states kept, for a good schedule, then with all. It solves
    sums of ends for a dozen requests, and whatever few states lead to.
-3. For the makespan where all arrive at once: first decodes by annealing (``schedule_fill``), then counts of iterations
-   refuted one by one, cheapest first (``schedule_levels``).
-4. CP-SAT on what is left: pure counting (``schedule_makespan``) for that makespan, else the model by decode steps
-   (``schedule_cpsat``).
+3. For the makespan where all arrive at once, before that: first decodes by annealing (``schedule_fill``), then limits
+   on what iterations of prompts cost, refuted one after another (``schedule_levels``).
+4. For all else CP-SAT on what is left: the model by decode steps (``schedule_cpsat``).
 
 Every schedule is run (``schedule.replay``), and its time is the value; the largest bound holds. The same limits give
 the same answer: ``Limits.work`` limits CP-SAT's deterministic time, and the search to a number of moves.
@@ -24,8 +23,8 @@ from formulations.schedule import Objective, Schedule, ScheduleInstance, greedy_
 from formulations.schedule_cpsat import ScheduleCpSat
 from formulations.schedule_fill import anneal, schedule_of, slots_of
 from formulations.schedule_floor import floor_of, most_steps, value_of
-from formulations.schedule_levels import FOUND, NONE, levels, tried
-from formulations.schedule_makespan import MakespanCpSat, counted_floor, counted_steps, fewest_steps
+from formulations.schedule_levels import FOUND, NONE, Levels
+from formulations.schedule_makespan import counted_floor, counted_steps, fewest_steps
 from formulations.schedule_orders import ordered_schedules
 from formulations.schedule_search import search
 from formulations.schedule_togo import Data, IntArray, data_of
@@ -45,13 +44,15 @@ FEWER = 10
 """By how much those are fewer where first decodes are moved, too."""
 
 FEW = 10
-"""Requests for which the search is tried where CP-SAT counts; for more, states are soon too many."""
+"""Requests for which the search is tried for that makespan; for more, states are soon too many."""
 
-MOVED, MOST_MOVED, RESTARTS = 1_000_000, 1_000_000, 3
-"""First decodes moved for each unit of work, divided by steps; and how often that is begun anew."""
+MOVED, MOST_MOVED, MOVED_EACH, RESTARTS, SLOWER = 8_000_000, 10_000_000, 1_000, 6, 40
+"""First decodes moved for each unit of work, divided by steps; at most, and of so many requests to the third power;
+how often that is begun anew; by how much the moves that ``fill`` counts are fewer."""
 
-STATES = 200_000
-"""States of levels for each unit of work."""
+SETS, SOME = 8_000_000, 10
+"""Sets of requests tried by ``schedule_levels`` for each unit of work; the part of them for any schedule where
+annealing finds none."""
 
 BEAM = 400
 """States kept of all with the same number of iterations."""
@@ -104,19 +105,15 @@ def solve(
     if not best.optimal:
         for schedule in ordered_schedules(instance, objective, tries=tries, seed=limits.seed):
             best.take(schedule)
+    if not best.optimal and counts:
+        best.fill_and_refute(limits, int(work * SETS))
     few = len(instance) <= FEW or not counts
     if not best.optimal and few:
         best.search(moves // 4, width=BEAM)
     # Rough states are fewer; where they are few enough, exact ones may be.
     if not best.optimal and few and best.search(moves, rough=True) and not best.optimal:
         best.search(moves)
-    if not best.optimal and counts:
-        states = int(work * STATES)
-        best.fill(limits, states // 2)
-        best.refute(states)
-    if not best.optimal and counts:
-        best.count(limits)
-    elif not best.optimal:
+    if not best.optimal and not counts:
         best.step(limits)
     status = Status.OPTIMAL if best.optimal else Status.FEASIBLE
     return ScheduleSolution(status=status, value=best.value, bound=best.bound, schedule=best.schedule)
@@ -129,7 +126,6 @@ class _Best:
         self.instance, self.objective, self.floor = instance, objective, floor
         self.schedule: Schedule = ()
         self.value = -1
-        self.refuted: list[tuple[int, int, int]] = []  # decode steps, iterations of prompts, steps with some
 
     @property
     def bound(self) -> int:
@@ -155,54 +151,57 @@ class _Best:
             self.take(found.schedule)
         return found.ended
 
-    def fill(self, limits: Limits, states: int) -> None:
-        """Schedules of as few steps as might pay: by annealing, and where that finds none by search, with any number
-        of iterations for prompts."""
-        instance, data = self.instance, data_of(self.instance, self.objective)
-        rng = np.random.default_rng(limits.seed)
-        for steps in range(fewest_steps(instance), counted_steps(instance, self.value) + 1):
-            if not any(levels(instance, range(steps, steps + 1), self.value)):
-                break
-            tries = int(min(min(limits.work, limits.time_s) * MOVED / max(1, steps), MOST_MOVED))
-            found = False
-            for _ in range(RESTARTS):
-                latest = steps - np.array(instance.output) + 1
-                first, cost = anneal(data, rng.integers(0, latest + 1), steps, slots_of(steps), tries, rng)
-                found = self._take_first(data, first, steps, cost >= 0) or found
-            if not found:
-                whole = sum(instance.prompt)
-                result, _, first = tried(instance, data, steps, whole, 0, states)
-                self._take_first(data, first, steps, result == FOUND)
-                if result == NONE:  # what steps take along may be computed before the next, too
-                    self.refuted.append((steps, whole, steps))
+    def fill_and_refute(self, limits: Limits, work: int) -> None:
+        levels = Levels(self.instance, self._steps(), work=work)
+        self.fill(levels, limits, work // SOME)
+        self.refute(levels, work)
 
-    def _take_first(self, data: Data, first: IntArray, steps: int, exists: bool) -> bool:
+    def fill(self, levels: Levels, limits: Limits, work: int) -> None:
+        """Schedules of fewer and fewer steps, as long as some are found: by annealing, else by search."""
+        data, rng = data_of(self.instance, self.objective), np.random.default_rng(limits.seed)
+        steps, found = sum(each.decodes for each in self.schedule), True
+        while found and steps >= fewest_steps(self.instance):
+            if levels.value_of(steps) < self.value:
+                found = self._anneal(data, steps, limits, rng)
+                if not found:
+                    levels.advance_any(steps, work)
+                    found = levels.result == FOUND
+                    self._take_first(data, levels.first, steps, found)
+            steps -= 1
+
+    def _anneal(self, data: Data, steps: int, limits: Limits, rng: np.random.Generator) -> bool:
+        """Whether there is a schedule of so many steps that annealing finds; the best is taken."""
+        output, found = np.array(self.instance.output), False
+        work = min(limits.work, limits.time_s)
+        tries = int(min(work * MOVED / max(1, steps), MOST_MOVED, MOVED_EACH * len(output) ** 3))
+        for _ in range(RESTARTS):
+            first, cost = rng.integers(0, steps - output + 2), 0
+            for rough in (True, False):
+                if cost >= 0:
+                    count = tries if rough else tries // SLOWER
+                    first, cost = anneal(data, first, steps, slots_of(steps), count, rough, rng)
+                    self._take_first(data, first, steps, cost >= 0)
+                    found = found or cost >= 0
+        return found
+
+    def _steps(self) -> range:
+        """Numbers of decode steps that schedules no worse may have."""
+        return range(fewest_steps(self.instance), counted_steps(self.instance, self.value) + 1)
+
+    def _take_first(self, data: Data, first: IntArray, steps: int, exists: bool) -> None:
         if exists:
             with suppress(ValueError):
                 self.take(schedule_of(self.instance, data, first, steps))
-        return exists
 
-    def refute(self, states: int) -> None:
-        """Levels below the schedule, until one is found, all are refuted or the states are used up."""
-        instance, data = self.instance, data_of(self.instance, self.objective)
-        steps = range(fewest_steps(instance), counted_steps(instance, self.value) + 1)
-        for value, a, y, m in levels(instance, steps, self.value):
-            self.floor = max(self.floor, value)
-            if self.optimal:
-                return
-            if any(a == each[0] and y <= each[1] and m <= each[2] for each in self.refuted):
-                continue
-            result, states, first = tried(instance, data, a, y, m, states)
-            self._take_first(data, first, a, result == FOUND)
-            if result != NONE:
-                return
-            self.refuted.append((a, y, m))
-        self.floor = max(self.floor, self.value)
-
-    def count(self, limits: Limits) -> None:
-        steps = counted_steps(self.instance, self.value)
-        if self._small(steps):
-            self._run(MakespanCpSat(self.instance, steps=steps, floor=self.floor, most=self.value), limits)
+    def refute(self, levels: Levels, work: int) -> None:
+        """Levels below the schedule, until one is found, all are refuted or the work is done."""
+        levels.result = NONE
+        while levels.result == NONE and levels.value < self.value:
+            self.floor = max(self.floor, levels.value)
+            work = levels.advance(work)
+        if levels.result == FOUND:
+            self._take_first(data_of(self.instance, self.objective), levels.first, levels.steps, True)
+        self.floor = max(self.floor, min(self.value, levels.value))
 
     def step(self, limits: Limits) -> None:
         steps = most_steps(self.instance, self.objective, self.value)
@@ -217,7 +216,7 @@ class _Best:
         terms = sum((steps + 2 - output) * output for output in self.instance.output)
         return 2 * (steps + 1) * len(self.instance) <= MOST_BINARIES and terms <= MOST_TERMS
 
-    def _run(self, model: ScheduleCpSat | MakespanCpSat, limits: Limits) -> None:
+    def _run(self, model: ScheduleCpSat, limits: Limits) -> None:
         model.hint(self.schedule)
         status, solver = cpsat.run(model.model, limits)
         assert status is not Status.INFEASIBLE, "the hint is in the class"

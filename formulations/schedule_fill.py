@@ -9,10 +9,9 @@ complete). So every step's reads are known, and what is left to choose is where 
 
 More tokens kept are never worse, so a schedule that has as many iterations of either kind exists wherever any has.
 ``fill`` finds the cheapest by dynamic programming over steps; ``anneal`` moves first decodes, one request or two at a
-time (Metropolis), so that memory suffices in D steps and the iterations are few.
+time (Metropolis), so that memory suffices in D steps and the iterations are few: at first as if every prompt were
+computed just before its first decode, which is quick to count, then as ``fill`` counts.
 """
-
-from collections import namedtuple
 
 import numpy as np
 
@@ -22,53 +21,55 @@ from formulations.schedule_togo import Data, IntArray, compiled
 WIDTH = 8
 """Ways to fill the steps so far that are kept, each with more tokens or less cost than the others."""
 
-HOT, COLD, OVER = 1.6, 0.06, 40.0
-"""Temperatures and the price of all memory too much, each times an iteration of prompts."""
+HOT, WARM, COLD, OVER = 1.2, 0.4, 0.08, 60.0
+"""Temperatures at the start, where ``fill`` counts, and at the end; the price of all memory too much. Each times an
+iteration of prompts."""
 
-Slots = namedtuple("Slots", "load seats due")
-"""Tokens read and decodes of each step, the one after the last empty; tokens of prompts due before it."""
-
-
-def slots_of(steps: int) -> Slots:
-    return Slots(*(np.zeros(steps + 1, np.int64) for _ in range(3)))
+LOAD, SEATS, DUE, SHORT = range(4)
+"""Rows of slots: tokens read and decodes of each step, the one after the last empty; tokens of prompts due before it,
+and of those the ones of answers of one token."""
 
 
-@compiled
-def place(data, slots, i, first, sign):
-    """Add (1) or remove (-1) request i."""
-    slots.due[first] += sign * data.prompt[i]
-    for t in range(data.output[i] - 1):
-        slots.load[first + t] += sign * (data.prompt[i] + t + 1)
-        slots.seats[first + t] += sign
+def slots_of(steps: int) -> IntArray:
+    return np.zeros((4, steps + 1), np.int64)
 
 
 @compiled
-def needed(data, slots, d, kept, rode):
+def place(slots, prompt, output, first, sign):
+    """Add (1) or remove (-1) a request."""
+    slots[DUE, first] += sign * prompt
+    if output == 1:
+        slots[SHORT, first] += sign * prompt
+    for t in range(output - 1):
+        slots[LOAD, first + t] += sign * (prompt + t + 1)
+        slots[SEATS, first + t] += sign
+
+
+@compiled
+def needed(due, kept, rode, first, budget):
     """Least iterations of prompts for those due; their last tokens are computed here or in the step before."""
-    due = slots.due[d]
     if due <= kept and (rode or due == 0):
         return np.int64(0)
-    more = due - min(kept + data.tokens, _first(data, slots, d))
-    return 1 + max(0, -(-more // data.tokens))
+    return 1 + max(0, -(-(due - min(kept + budget, first)) // budget))
 
 
 @compiled
-def filled(data, slots, d, kept, alone, room, rest):
-    """Tokens kept when step d begins, of ``rest`` in prompts due later, after ``alone`` iterations before it."""
+def filled(due, kept, first, budget, alone, room, rest):
+    """Tokens kept when a step begins, of ``rest`` in prompts due later, after ``alone`` iterations before it."""
     taken = kept
     if alone > 0:
-        taken = min(kept + data.tokens, _first(data, slots, d)) + data.tokens * (alone - 1)
-    return min(taken - slots.due[d], room, rest)
+        taken = min(kept + budget, first) + budget * (alone - 1)
+    return min(taken - due, room, rest)
 
 
 @compiled
-def _first(data, slots, d):
-    """Tokens of prompts that memory keeps after one iteration before step d, beside who decodes before and in it.
+def kept_first(kv, load, seats, due, short, rode):
+    """Tokens of prompts that memory keeps after one iteration before a step, beside who decodes before and in it.
 
-    Of several iterations this is the first. Answers of one token that are due take none of it: they may be complete
-    since the step before, and have left.
+    Of several iterations this is the first. Answers of one token that are due take none of it if they are complete
+    since the step before, which took some along: then they have left.
     """
-    return data.kv - (slots.load[d] - slots.seats[d] - slots.due[d])
+    return kv - (load - seats - (due - short)) + (short if rode else 0)
 
 
 @compiled
@@ -78,23 +79,24 @@ def fill(data, slots, whole, ways, parents):
     ``ways`` [slot, way]: tokens kept after the step, whether it took any along, cost, iterations before it;
     ``parents`` [slot, way]: the way that it goes on from. The cheapest one is the first of the last slot.
     """
-    steps, count, before = slots.load.shape[0] - 1, 1, np.int64(0)
+    steps, count, before = slots.shape[1] - 1, 1, np.int64(0)
     alone_cost = data.base + data.launch
     ways[0, 0] = 0
     for d in range(steps + 1):
-        due, rest, found = slots.due[d], whole - before - slots.due[d], 0
+        due, rest, found = slots[DUE, d], whole - before - slots[DUE, d], 0
         before += due
-        room = max(0, data.kv - slots.load[d]) if d < steps else np.int64(0)
+        room = max(0, data.kv - slots[LOAD, d]) if d < steps else np.int64(0)
         for w in range(count):
             kept, rode, cost = ways[d, w, 0], ways[d, w, 1], ways[d, w, 2]
-            alone = needed(data, slots, d, kept, rode)
-            now = filled(data, slots, d, kept, alone, room, rest)
+            first = kept_first(data.kv, slots[LOAD, d], slots[SEATS, d], due, slots[SHORT, d], rode)
+            alone = needed(due, kept, rode, first, data.tokens)
+            now = filled(due, kept, first, data.tokens, alone, room, rest)
             for ride in range(2):
                 after, spent = now, cost + alone_cost * alone
                 if ride:
-                    budget = data.tokens - slots.seats[d] if d < steps else 0
+                    budget = data.tokens - slots[SEATS, d] if d < steps else 0
                     after = min(now + budget, room, rest)
-                    if budget <= 0 or after <= 0 or slots.seats[d] >= data.sequences:
+                    if budget <= 0 or after <= 0 or slots[SEATS, d] >= data.sequences:
                         break
                     spent += data.launch
                 found = _keep(ways[d + 1], parents[d + 1], found, (after, ride, spent, alone), w)
@@ -122,18 +124,18 @@ def _keep(ways, parents, found, way, parent):
 
 
 @compiled
-def anneal(data, first, steps, slots, tries, rng):
+def anneal(data, first, steps, slots, tries, rough, rng):
     """The best first decodes met in so many tries, and their cost; -1 where memory suffices for none."""
     n, whole = data.prompt.shape[0], data.prompt.sum()
     ways, parents = np.zeros((steps + 2, WIDTH, 4), np.int64), np.zeros((steps + 2, WIDTH), np.int64)
     for i in range(n):
-        place(data, slots, i, first[i], 1)
+        place(slots, data.prompt[i], data.output[i], first[i], 1)
     unit = float(max(1, data.base + data.launch))
-    dear = OVER * unit / data.kv
+    dear, hot = OVER * unit / data.kv, HOT if rough else WARM
     now, best = np.inf, first.copy()
     least = now
     for k in range(tries):
-        heat = unit * HOT * (COLD / HOT) ** (k / tries)
+        heat = unit * hot * (COLD / hot) ** (k / tries)
         i, j = rng.integers(0, n), -1
         was, there, back = first[i], np.int64(0), np.int64(0)
         if rng.integers(0, 2):
@@ -146,15 +148,17 @@ def anneal(data, first, steps, slots, tries, rng):
                 continue
         if there < 0 or there > steps - data.output[i] + 1 or (there == was and k > 0):
             continue
-        place(data, slots, i, was, -1)
-        place(data, slots, i, there, 1)
+        place(slots, data.prompt[i], data.output[i], was, -1)
+        place(slots, data.prompt[i], data.output[i], there, 1)
         if j >= 0:
-            place(data, slots, j, first[j], -1)
-            place(data, slots, j, back, 1)
+            place(slots, data.prompt[j], data.output[j], first[j], -1)
+            place(slots, data.prompt[j], data.output[j], back, 1)
         most = now - heat * np.log(rng.random())
         over = _excess(data, slots)
         value = dear * over
-        if value <= most:
+        if value <= most and rough:
+            value += unit * _iterations(data, slots)
+        elif value <= most:
             cost = fill(data, slots, whole, ways, parents)
             value = value + cost if cost >= 0 else np.inf
         if value <= most:
@@ -165,22 +169,32 @@ def anneal(data, first, steps, slots, tries, rng):
                 least = value
                 best[:] = first
             continue
-        place(data, slots, i, there, -1)
-        place(data, slots, i, was, 1)
+        place(slots, data.prompt[i], data.output[i], there, -1)
+        place(slots, data.prompt[i], data.output[i], was, 1)
         if j >= 0:
-            place(data, slots, j, back, -1)
-            place(data, slots, j, first[j], 1)
+            place(slots, data.prompt[j], data.output[j], back, -1)
+            place(slots, data.prompt[j], data.output[j], first[j], 1)
     return best, (np.int64(least) if least < np.inf else np.int64(-1))
 
 
 @compiled
+def _iterations(data, slots):
+    """Iterations for prompts where each is computed just before its first decode."""
+    count = np.int64(0)
+    for due in slots[DUE]:
+        count += -(-due // data.tokens)
+    return count
+
+
+@compiled
 def _excess(data, slots):
-    """Tokens read beyond memory, and memory for every decode or missing step beyond what is allowed."""
-    over = np.int64(0)
-    for d in range(slots.load.shape[0] - 1):
-        over += max(0, slots.load[d] - data.kv)
-        over += data.kv * max(0, slots.seats[d] - min(data.sequences, data.tokens))
-        over += data.kv * (slots.seats[d] == 0)
+    """Tokens read beyond memory, or kept beside answers of one token, and memory for every decode or missing step
+    beyond what is allowed."""
+    over, seats = np.int64(0), min(data.sequences, data.tokens)
+    for d in range(slots.shape[1] - 1):
+        beside = slots[LOAD, d] - slots[SEATS, d] - slots[DUE, d] + 2 * slots[SHORT, d]
+        over += max(0, slots[LOAD, d] - data.kv, beside - data.kv)
+        over += data.kv * (max(0, slots[SEATS, d] - seats) + (slots[SEATS, d] == 0))
     return over
 
 
@@ -194,7 +208,7 @@ def schedule_of(instance: ScheduleInstance, data: Data, first: IntArray, steps: 
     """
     slots, whole = slots_of(steps), sum(instance.prompt)
     for i, d in enumerate(first):
-        place(data, slots, i, d, 1)
+        place(slots, data.prompt[i], data.output[i], d, 1)
     ways, parents = np.zeros((steps + 2, WIDTH, 4), np.int64), np.zeros((steps + 2, WIDTH), np.int64)
     if fill(data, slots, whole, ways, parents) < 0:
         raise ValueError("there is no room for the prompts")
@@ -202,19 +216,22 @@ def schedule_of(instance: ScheduleInstance, data: Data, first: IntArray, steps: 
     for d in range(steps, -1, -1):
         chosen.append((int(ways[d + 1, way, 3]), bool(ways[d + 1, way, 1])))
         way = int(parents[d + 1, way])
-    ends, kept, rest = list[tuple[int, int]](), 0, whole
+    ends, kept, rode, rest = list[tuple[int, int]](), 0, False, whole
     for d, (alone, ride) in enumerate(reversed(chosen)):
-        rest -= int(slots.due[d])
-        room = max(0, instance.kv - int(slots.load[d])) if d < steps else 0
-        now = int(filled(data, slots, d, kept, alone, room, rest))
-        kept = min(now + instance.tokens - int(slots.seats[d]), room, rest) if ride else now
+        load, seats, due, short = map(int, slots[:, d])
+        rest -= due
+        room = max(0, instance.kv - load) if d < steps else 0
+        most = kept_first(instance.kv, load, seats, due, short, rode)
+        now = int(filled(due, kept, most, instance.tokens, alone, room, rest))
+        kept = min(now + instance.tokens - seats, room, rest) if ride else now
+        rode = ride
         ends.append((now - (ride and now == kept), kept))  # a step that takes some along takes one at least
     for d in range(steps - 1, -1, -1):  # what the next step does not keep is not taken
         now, after = ends[d]
-        after = min(after, int(slots.due[d + 1]) + ends[d + 1][0])
+        after = min(after, int(slots[DUE][d + 1]) + ends[d + 1][0])
         ends[d] = min(now, after), after
     befores = [0, *(after for _, after in ends)]
-    before = [int(slots.due[d]) + now - befores[d] for d, (now, _) in enumerate(ends)]
+    before = [int(slots[DUE, d]) + now - befores[d] for d, (now, _) in enumerate(ends)]
     beside = [after - now for now, after in ends]
     return run_slots(instance, [int(d) for d in first], before, beside)
 

@@ -1,58 +1,59 @@
-"""Which counts of iterations suffice for a unison makespan (``formulations.schedule``) where all arrive at once.
+"""The least iterations of unison schedules (``formulations.schedule``) of D decode steps where all arrive at once.
 
 Every token is paid wherever it runs, so the makespan is a constant plus
 
-    (base + decode) A + (base + launch) Y + launch M
+    (base + decode) D + (base + launch) Y + launch M
 
-with A decode steps, Y iterations of prompts alone, M steps that take prompts along: a *level*. In order of this cost
-each is tried by depth-first search over steps: which requests decode first in step d. The first that is not refuted is
-a bound, and the makespan if a schedule has it.
+with Y iterations of prompts alone and M steps that take prompts along. What these two cost, the *toll*, is bounded by
+depth-first search over steps: which requests decode first in step d, and whether it takes prompts along. A path runs
+as few iterations of prompts as those due need (``schedule_fill.needed``), each as full as memory of the step to come
+allows. It is left when its toll so far and what it owes at least (``owed``, ``owed_next``) exceed a limit; the least
+such sum is the next limit worth a try (Korf 1985). So the limits grow until a path stays below one, and each that is
+refuted is a bound.
 
-Whatever is not used is *waste*, and there is little of it:
-
-    memory    reads of all decodes + sum_d (kv - load[d]) = kv A
-    prompts   tokens of prompts <= tokens Y + min(tokens M, sum_d (kv - load[d]))
-
-as tokens taken along in a step are kept at its end. A path is left where what remains of either does not suffice.
-
-Proof that none is missed: follow a schedule with A steps, at most Y and M, choosing its first decodes and the steps
-that take prompts along. By induction over steps the path has used no more iterations of prompts than the schedule, and
-if it used all of them it would keep no fewer tokens: it runs as few as those due need (``schedule_fill.needed``, which
-the schedule has run, too), each as full as memory of the step to come allows. So it is never refused. States with the
-same first decodes of those that run, the same counts and no fewer tokens kept lead no further, and of requests that are
-alike the first decodes first.
+Proof that none is missed: follow a schedule, choosing its first decodes and the steps that take prompts along. By
+induction over steps the path has run no more iterations alone, and with ``tokens`` times those it is behind it would
+keep no fewer tokens: whenever the schedule has run what is due, so can the path with them. So its toll is no more.
+By the same induction, a state with the same first decodes of those that run owes no less where it keeps fewer tokens,
+and at most one iteration less for every ``tokens`` that it keeps beyond. That is what ``table`` remembers of states
+that are left, whatever the limit was. Of requests that are alike the first decodes first.
 """
 
 from collections import namedtuple
-from collections.abc import Iterator
-from heapq import heapify, heappop, heapreplace
+from dataclasses import replace
+from math import prod
 
 import numpy as np
 
-from formulations.schedule import ScheduleInstance
-from formulations.schedule_fill import filled, needed, place, slots_of
-from formulations.schedule_floor import read_of, work_of
-from formulations.schedule_togo import Data, IntArray, compiled
+from formulations.schedule import Objective, ScheduleInstance
+from formulations.schedule_fill import DUE, LOAD, SEATS, SHORT, filled, kept_first, needed, place, slots_of
+from formulations.schedule_floor import read_of
+from formulations.schedule_memory import known, note, places
+from formulations.schedule_togo import compiled, data_of
+from formulations.schedule_toll import NEVER, least_of, owed, owed_next
 
-NODES = 2_000_000
-"""States remembered."""
+ROWS = 1 << 23
+"""States remembered at most; a power of two."""
 
-MOST_MOVES = 2_000_000
-PROBES = 32
+MOST_MOVES, MOST_REQUESTS = 1_000_000, 62
 
 FOUND, NONE, GAVE_UP = 1, 0, -1
 
-Search = namedtuple("Search", "first order frames moves table size")
-"""``first``: first decodes, -1 for none yet; ``frames`` [step, column]; ``moves``: sets of requests, those of a step
-one after another; ``table``: states refuted; ``size``: states left, the level's Y and M."""
-LEFT, ALONE, MIXED = range(3)
-LOW, HIGH, NEXT, CHOSEN, RAN, RODE, JUST, KEPT, BEGUN = range(9)
-"""Columns: moves from, to; twice the next one, odd if it takes prompts along; the one made, -1 for none; iterations
-of prompts before, steps that took some along, whether the last did; tokens kept; tokens of prompts due."""
+Tree = namedtuple("Tree", "first frames moves table words radix keys size")
+"""``first``: first decodes, -1 for none yet; ``frames`` [step, column]; ``moves`` [move, column]: those of a step one
+after another; ``table``: states left, their key, what they owe and the tokens kept; ``words``, ``radix``: where
+progress of each request is in the key; ``keys`` [step]; ``size``: see LEFT."""
+LEFT, LIMIT, WHOLE = range(3)
+"""Columns: work left, the limit on the toll, all tokens of prompts."""
+LOW, HIGH, NEXT, CHOSEN, TOLL, OWED, RODE, KEPT, BEGUN, SPARE = range(10)
+"""Columns: moves from, to; the next; the requests that decode first, a bit each; the toll before the step; the least
+it was found to owe; whether the last took prompts along; tokens kept; tokens of prompts due; memory that no decode
+reads from here on."""
+WHO, PAID, KEEPS, RIDES, WASTE = range(5)
 
 
-def levels(instance: ScheduleInstance, steps: range, most: int) -> Iterator[tuple[int, int, int, int]]:
-    """(makespan, A, Y, M) below ``most`` that the sums of memory and prompts allow, cheapest first.
+class Levels:
+    """Limits on the toll of schedules of so many steps, refuted one after another, the cheapest first.
 
     Examples
     --------
@@ -60,261 +61,246 @@ def levels(instance: ScheduleInstance, steps: range, most: int) -> Iterator[tupl
     >>> cost = BatchCost(base=100, token=1, launch=10, decode=20, sequence=0, read=0)
     >>> instance = ScheduleInstance(arrival=(0, 0), prompt=(5, 5), output=(3, 3), own=(0, 0), kv=99, tokens=8,
     ...                             sequences=2, cost=cost)
-    >>> list(levels(instance, range(2, 4), 480))  # of 14 tokens
-    [(374, 2, 1, 1), (384, 2, 1, 2), (474, 2, 2, 0)]
+    >>> levels = Levels(instance, range(2, 4), work=1000)
+    >>> levels.value  # two steps that take all prompts along: nobody could decode in the first
+    274
+    >>> while levels.result == NONE:
+    ...     left = levels.advance(1000)
+    >>> levels.result == FOUND, levels.value, levels.steps, levels.first.tolist()  # two iterations alone, side by side
+    (True, 474, 2, [0, 0])
     """
-    cost, whole = instance.cost, sum(instance.prompt)
-    launches = -(-whole // instance.tokens)
-    constant = min(instance.arrival) + work_of(instance) - cost.launch * launches
-    read = sum(read_of(instance, i) for i in range(len(instance)))
-    queue = []
-    for a in steps:
-        for m in range(min(a, whole) + 1):
-            beside = min(instance.tokens * m, instance.kv * a - read)
-            y = max(1, -(-(whole - beside) // instance.tokens))
-            value = constant + (cost.base + cost.decode) * a + (cost.base + cost.launch) * y + cost.launch * m
-            queue.append((value, a, y, m))
-    heapify(queue)
-    while queue and queue[0][0] < most:
-        value, a, y, m = queue[0]
-        yield value, a, y, m
-        if y == whole:
-            heappop(queue)
-        else:
-            heapreplace(queue, (value + cost.base + cost.launch, a, y + 1, m))
 
+    def __init__(self, instance: ScheduleInstance, steps: range, *, work: int) -> None:
+        decodes = np.array(instance.output) > 1
+        self._order = np.argsort(-(np.array(instance.prompt) + 1) * decodes, kind="stable")
+        arrival, prompt, output, own = (
+            tuple(column[i] for i in self._order)
+            for column in (instance.arrival, instance.prompt, instance.output, instance.own)
+        )
+        ordered = replace(instance, arrival=arrival, prompt=prompt, output=output, own=own)
+        self._instance, self._data = instance, data_of(ordered, Objective.MAKESPAN)
+        self._whole, self._read = (
+            sum(instance.prompt),
+            sum(read_of(instance, i) for i in range(len(instance))),
+        )
+        self._limits = {d: self._owed(self._spare(d)) if self._spare(d) >= 0 else NEVER for d in steps}
+        self.steps, self.result, self.first = -1, NONE, np.zeros(0, np.int64)
+        self._states, self._table = (
+            min(work, prod(o + 1 for o in instance.output)),
+            np.zeros((0, 0), np.int64),
+        )
 
-def tried(
-    instance: ScheduleInstance,
-    data: Data,
-    steps: int,
-    alone: int,
-    mixed: int,
-    nodes: int,
-) -> tuple[int, int, IntArray]:
-    """FOUND, NONE or GAVE_UP, the states left of ``nodes``, and first decodes where they were found."""
-    n = len(instance)
-    later = np.array(instance.output) - 1
-    order = np.argsort(-(np.array(instance.prompt) + 1) * (later > 0), kind="stable")
-    words = _words(instance)
-    first, slots = np.full(n, -1), slots_of(steps)
-    if words is None:
-        return GAVE_UP, nodes, first
-    size = np.array([nodes, alone, mixed])
-    table = np.full((1 << (2 * min(nodes, NODES)).bit_length(), 4), -1, np.int64)
-    search = Search(
-        first, order, np.zeros((steps + 2, 9), np.int64), np.zeros(MOST_MOVES, np.int64), table, size
-    )  # fmt: skip
-    result = _run(
-        data, search, slots, words, sum(instance.prompt), sum(read_of(instance, i) for i in range(n))
-    )
-    return int(result), max(0, int(size[LEFT])), first
+    def _owed(self, spare: int) -> int:
+        cost = self._instance.cost
+        return int(owed(self._whole, spare, self._instance.tokens, cost.base + cost.launch, cost.launch))
 
+    def _spare(self, steps: int) -> int:
+        return self._instance.kv * steps - self._read
 
-def _words(instance: ScheduleInstance) -> int | None:
-    """Requests whose progress fits the first of two words; None where two are not enough."""
-    word, bits, split = 0, 0.0, len(instance)
-    for i, output in enumerate(instance.output):
-        bits += np.log2(output + 1)
-        if bits > 62:
-            if word:
-                return None
-            word, bits, split = 1, np.log2(output + 1), i
-    return split
+    def value_of(self, steps: int) -> int:
+        """No schedule of so many steps has a smaller makespan."""
+        return least_of(self._instance, steps) + self._limits[steps]
+
+    @property
+    def value(self) -> int:
+        """No schedule of any of these numbers of steps has a smaller makespan."""
+        return min(map(self.value_of, self._limits), default=NEVER)
+
+    def advance(self, work: int) -> int:
+        """Look for a schedule of ``value``, and raise that where there is none; returns the work that is left.
+
+        ``result`` is then FOUND with ``steps`` and ``first``, the first decodes; NONE; or GAVE_UP.
+        """
+        steps = min(self._limits, key=self.value_of)
+        return self._search(steps, self._limits[steps], work)
+
+    def advance_any(self, steps: int, work: int) -> int:
+        """The same of a schedule of so many steps, whatever its toll."""
+        return self._search(steps, NEVER - 1, work)
+
+    def _search(self, steps: int, limit: int, work: int) -> int:
+        n = len(self._instance)
+        if n > MOST_REQUESTS:
+            self.result = GAVE_UP
+            return work
+        words, radix, count = places(self._data.output, steps)
+        if steps != self.steps:
+            rows = min(ROWS, 1 << (2 * (steps + 1) * self._states).bit_length())
+            self.steps, self._table = steps, np.full((rows, count + 2), -1, np.int64)
+        tree = Tree(
+            np.full(n, -1), np.zeros((steps + 2, 10), np.int64), np.zeros((MOST_MOVES, 5), np.int64),
+            self._table, words, radix, np.zeros((steps + 2, count), np.int64), np.array([work, limit, self._whole]),
+        )  # fmt: skip
+        tree.frames[0, SPARE] = self._spare(steps)
+        self.result = int(_run(self._data, tree, slots_of(steps)))
+        if self.result == NONE:
+            self._limits[steps] = int(tree.frames[0, OWED])
+        elif self.result == FOUND:
+            self.first = np.zeros(n, np.int64)
+            self.first[self._order] = tree.first
+        return max(0, int(tree.size[LEFT]))
 
 
 @compiled
-def _run(data, search, slots, words, whole, read):
-    """Depth first over steps."""
-    frames, steps, d = search.frames, slots.load.shape[0] - 1, 0
-    entered = _enter(data, search, slots, words, whole, read, 0, d)
-    while True:
-        if entered != NONE:
-            return entered
+def _run(data, tree, slots):
+    """Depth first over steps; FOUND leaves the first decodes in the tree."""
+    frames, moves, steps, d = tree.frames, tree.moves, slots.shape[1] - 1, 0
+    prompt, output, first = data.prompt, data.output, tree.first
+    result = _enter(data, tree, slots, 0, 0)
+    while result == NONE:
         frame = frames[d]
         if frame[CHOSEN] >= 0:
-            _place_all(data, search, slots, frame[CHOSEN], d, -1)
+            _place_all(prompt, output, first, slots, frame[CHOSEN], d, -1)
             frame[CHOSEN] = -1
-        if frame[NEXT] >= 2 * frame[HIGH]:
-            if frame[HIGH] >= frame[LOW] and frame[LOW] >= 0:
-                _remember(search, words, data, d, True)
+        if frame[NEXT] >= frame[HIGH]:
+            if frame[LOW] >= 0:
+                note(tree, d, frame[OWED], frame[KEPT])
             if d == 0:
                 return NONE
             d -= 1
+            frames[d, OWED] = min(frames[d, OWED], frame[TOLL] - frames[d, TOLL] + frame[OWED])
             continue
-        move, ride = search.moves[frame[NEXT] // 2], frame[NEXT] % 2
+        move = moves[frame[NEXT]]
         frame[NEXT] += 1
-        _place_all(data, search, slots, move, d, 1)
-        frame[CHOSEN] = move
-        due = slots.due[d]
-        rest = whole - frame[BEGUN] - due
-        alone = needed(data, slots, d, frame[KEPT], frame[JUST])
-        room = data.kv - slots.load[d]
-        after = filled(data, slots, d, frame[KEPT], alone, room, rest)
-        if ride:
-            budget = data.tokens - slots.seats[d]
-            after = min(after + budget, room, rest)
-            if (
-                budget <= 0
-                or after <= 0
-                or slots.seats[d] >= data.sequences
-                or frame[RODE] == search.size[MIXED]
-            ):
-                continue
-        ran, rode = frame[RAN] + alone, frame[RODE] + ride
-        reads = np.int64(0)
-        for t in range(d + 1):
-            reads += slots.load[t]
-        spare = data.kv * (steps - d - 1) - (read - reads)
-        beside = min(data.tokens * (search.size[MIXED] - rode), spare)
-        if ran > search.size[ALONE] or rest - after > data.tokens * (search.size[ALONE] - ran) + beside:
-            continue
+        _place_all(prompt, output, first, slots, move[WHO], d, 1)
+        frame[CHOSEN] = move[WHO]
         child = frames[d + 1]
-        child[RAN], child[RODE], child[JUST], child[KEPT] = ran, rode, ride, after
-        child[BEGUN] = frame[BEGUN] + due
+        child[TOLL], child[KEPT], child[RODE] = move[PAID], move[KEEPS], move[RIDES]
+        child[BEGUN] = frame[BEGUN] + slots[DUE, d]
+        child[SPARE] = frame[SPARE] - (data.kv - slots[LOAD, d])
         d += 1
-        entered = _enter(data, search, slots, words, whole, read, frame[HIGH], d)
+        result = _enter(data, tree, slots, frame[HIGH], d)
+        if d == steps and result == NONE:
+            slots[DUE, d] = 0
+    return result
 
 
 @compiled
-def _place_all(data, search, slots, chosen, d, sign):
-    for i in range(data.prompt.shape[0]):
+def _place_all(prompt, output, first, slots, chosen, d, sign):
+    for i in range(first.shape[0]):
         if chosen >> i & 1:
-            place(data, slots, i, d, sign)
-            search.first[i] = d if sign > 0 else -1
+            place(slots, prompt[i], output[i], d, sign)
+            first[i] = d if sign > 0 else -1
 
 
 @compiled
-def _enter(data, search, slots, words, whole, read, low, d):
-    """The moves of step d, none where its state is refuted; FOUND after the last step where what is left fits."""
-    frame, steps = search.frames[d], slots.load.shape[0] - 1
-    frame[LOW], frame[HIGH], frame[NEXT], frame[CHOSEN] = low, low, 2 * low, -1
-    search.size[LEFT] -= 1
-    if search.size[LEFT] < 0:
+def _enter(data, tree, slots, low, d):
+    """The moves of step d, none where its state owes too much; FOUND after the last step where what is due fits."""
+    frame = tree.frames[d]
+    frame[LOW], frame[HIGH], frame[NEXT], frame[CHOSEN], frame[OWED] = -1, low, low, -1, NEVER
+    tree.size[LEFT] -= 1
+    if tree.size[LEFT] < 0:
         return GAVE_UP
-    if d == steps:
-        frame[LOW] = -1
-        slots.due[d] = whole - frame[BEGUN]
-        alone = needed(data, slots, d, frame[KEPT], frame[JUST])
-        if frame[RAN] + alone > search.size[ALONE]:
+    if d == slots.shape[1] - 1:
+        slots[DUE, d] = tree.size[WHOLE] - frame[BEGUN]
+        due = slots[DUE, d]
+        most = kept_first(data.kv, 0, 0, due, due, frame[RODE])
+        frame[OWED] = (data.base + data.launch) * needed(due, frame[KEPT], frame[RODE], most, data.tokens)
+        if frame[TOLL] + frame[OWED] > tree.size[LIMIT]:
             return NONE
         for i in range(data.prompt.shape[0]):
-            if search.first[i] < 0:
-                search.first[i] = steps
+            if tree.first[i] < 0:
+                tree.first[i] = d
         return FOUND
-    if _remember(search, words, data, d, False):
-        frame[LOW] = -1
+    owes = known(data, tree, d, frame[RODE], frame[KEPT])
+    if frame[TOLL] + owes > tree.size[LIMIT]:
+        frame[OWED] = owes
         return NONE
-    reads = np.int64(0)
-    for t in range(d):
-        reads += slots.load[t]
-    spare = data.kv * (steps - d) - (read - reads)
-    short = whole - frame[BEGUN] - frame[KEPT] - data.tokens * (search.size[ALONE] - frame[RAN])
-    ride = min(data.tokens, spare) if frame[RODE] < search.size[MIXED] else 0
-    least = data.kv - min(spare, spare - short + ride)
-    high = _sets(data, search, slots, low, least, d)
+    frame[LOW] = low
+    high = _sets(data, tree, slots, low, d)
     if high < 0:
         return GAVE_UP
     frame[HIGH] = high
-    waste = np.zeros(high - low, np.int64)
-    for k in range(low, high):
-        reads, due = slots.load[d], np.int64(0)
-        for i in range(data.prompt.shape[0]):
-            if search.moves[k] >> i & 1:
-                due += data.prompt[i]
-                reads += (data.prompt[i] + 1) * (data.output[i] > 1)
-        alone = -(-max(0, due - frame[KEPT]) // data.tokens)
-        waste[k - low] = data.kv - reads + data.tokens * alone - max(0, due - frame[KEPT])
-    search.moves[low:high] = search.moves[low:high][np.argsort(waste)]
+    if high > low + 1:
+        tree.moves[low:high] = tree.moves[low:high][np.argsort(tree.moves[low:high, WASTE])]
     return NONE
 
 
 @compiled
-def _sets(data, search, slots, low, least, d):
-    """Every set of requests that may decode first in step d so that it reads ``least`` at least; where they end."""
-    n, steps = data.prompt.shape[0], slots.load.shape[0] - 1
-    chosen, picked, count, at, high = np.int64(0), np.zeros(n, np.int64), 0, 0, low
-    open_ = np.zeros(n, np.bool_)
+def _sets(data, tree, slots, low, d):
+    """A move for every set of requests that may decode first in step d, with and without prompts taken along.
+
+    Returns where they end, -1 where there are too many.
+    """
+    n, steps, first = data.prompt.shape[0], slots.shape[1] - 1, tree.first
+    frame, moves = tree.frames[d], tree.moves
+    prompt, output, alike = data.prompt, data.output, data.alike
+    load, seats, due, short = slots[LOAD], slots[SEATS], slots[DUE], slots[SHORT]
+    kv, budget, toll, launch = data.kv, data.tokens, data.base + data.launch, data.launch
+    most_seats = min(data.sequences, budget)
+    kept, rode, spent, limit = frame[KEPT], frame[RODE], frame[TOLL], tree.size[LIMIT]
+    picked, count, at, high, chosen, owed_least = np.zeros(n, np.int64), 0, 0, low, np.int64(0), NEVER
+    begun, least, whole = load[d] - seats[d], kv - frame[SPARE], tree.size[WHOLE] - frame[BEGUN]
     ahead = np.zeros(n + 1, np.int64)
-    for k in range(n - 1, -1, -1):
-        i = search.order[k]
-        open_[i] = search.first[i] < 0
-        ahead[k] = ahead[k + 1] + (data.prompt[i] + 1) * (open_[i] and data.output[i] > 1)
+    for i in range(n - 1, -1, -1):
+        ahead[i] = ahead[i + 1] + (prompt[i] + 1) * (first[i] < 0 and output[i] > 1)
     while True:
         dead = False
         while at < n and not dead:
-            i = search.order[at]
-            if open_[i]:
-                must = data.output[i] > 1 and d + data.output[i] - 1 == steps
-                alike = data.alike[i]
-                fits = alike < 0 or not open_[alike] or chosen >> alike & 1
-                for t in range(data.output[i] - 1):
-                    fits = fits and slots.load[d + t] + data.prompt[i] + t + 1 <= data.kv
-                    fits = fits and slots.seats[d + t] < min(data.sequences, data.tokens)
+            if first[at] < 0:
+                fits = alike[at] < 0 or first[alike[at]] >= 0
+                # The prompt of an answer of one token is kept beside who decodes before it.
+                fits = fits and (output[at] > 1 or begun + prompt[at] <= kv)
+                for t in range(d, d + output[at] - 1):
+                    fits = fits and load[t] + prompt[at] + t - d + 1 <= kv and seats[t] < most_seats
                 if fits:
-                    place(data, slots, i, d, 1)
-                    chosen |= 1 << i
+                    place(slots, prompt[at], output[at], d, 1)
+                    first[at] = d
+                    chosen |= np.int64(1) << at
                     picked[count] = at
                     count += 1
                 else:
-                    dead = must
+                    dead = output[at] > 1 and d + output[at] - 1 == steps
             at += 1
-            dead = dead or slots.load[d] + ahead[at] < least
-        if not dead and slots.seats[d] > 0:
-            if high == search.moves.shape[0]:
-                high = -1
-            else:
-                search.moves[high] = chosen
-                high += 1
+            dead = dead or load[d] + ahead[at] < least
+        if not dead and seats[d] > 0:
+            tree.size[LEFT] -= 1
+            room = kv - load[d]
+            rest, spare, free = whole - due[d], frame[SPARE] - room, kv - load[d + 1]
+            top = kept_first(kv, load[d], seats[d], due[d], short[d], rode)
+            alone = needed(due[d], kept, rode, top, budget)
+            now = filled(due[d], kept, top, budget, alone, room, rest)
+            most = single = together = np.int64(0)
+            for i in range(n - 1, -1, -1):
+                if first[i] < 0 and output[i] == 1:  # they are the last
+                    single += prompt[i]
+                elif first[i] < 0:
+                    together += prompt[i] + 1
+                    if together > free:
+                        break
+                    most += 1
+            for ride in range(2):
+                after = min(now + budget - seats[d], room, rest) if ride else now
+                if ride and (seats[d] >= min(budget, data.sequences) or after <= 0):
+                    break
+                paid = spent + toll * alone + launch * ride
+                if d + 1 < steps:
+                    owes = owed_next(rest - after, spare, after, free, most, single, budget, toll, launch)
+                else:
+                    owes = owed(rest - after, spare, budget, toll, launch)
+                if paid + owes > limit:
+                    owed_least = min(owed_least, paid + owes - spent)
+                elif high == moves.shape[0]:
+                    high = -1
+                    break
+                else:
+                    moves[high, WHO], moves[high, PAID] = chosen, paid
+                    moves[high, KEEPS], moves[high, RIDES] = after, ride
+                    moves[high, WASTE] = room + budget * alone - max(0, due[d] - kept)
+                    high += 1
         back = True
         while back and count > 0:
             count -= 1
             at = picked[count]
-            i = search.order[at]
-            place(data, slots, i, d, -1)
-            chosen &= ~(1 << i)
-            back = data.output[i] > 1 and d + data.output[i] - 1 == steps
+            place(slots, prompt[at], output[at], d, -1)
+            first[at] = -1
+            chosen &= ~(np.int64(1) << at)
+            back = output[at] > 1 and d + output[at] - 1 == steps
             at += 1
-            back = back or slots.load[d] + ahead[at] < least
+            back = back or load[d] + ahead[at] < least
         if back or high < 0:
-            for k in range(count):
-                place(data, slots, search.order[picked[k]], d, -1)
+            for i in picked[:count]:
+                place(slots, prompt[i], output[i], d, -1)
+                first[i] = -1
+            frame[OWED] = min(frame[OWED], owed_least)
             return high
-
-
-@compiled
-def _remember(search, words, data, d, refuted):
-    """Whether the state before step d is refuted; or note that it is."""
-    frame, table = search.frames[d], search.table
-    a, b = np.int64(0), np.int64(0)
-    for i in range(data.prompt.shape[0]):
-        progress = (
-            np.int64(0) if search.first[i] < 0 else min(max(1, data.output[i] - 1), d - search.first[i])
-        )
-        if i < words:
-            a = a * (data.output[i] + 1) + progress
-        else:
-            b = b * (data.output[i] + 1) + progress
-    c = (
-        (np.int64(d) * (search.size[ALONE] + 1) + frame[RAN]) * (search.size[MIXED] + 1) + frame[RODE]
-    ) * 2 + frame[JUST]
-    h = (
-        a * np.int64(-7046029254386353131)
-        ^ b * np.int64(-4417276706812531889)
-        ^ c * np.int64(-4658895280553007687)
-    )
-    h ^= h >> 31
-    h *= np.int64(-7723592293110705685)
-    h ^= h >> 29
-    mask = table.shape[0] - 1
-    for k in range(PROBES):
-        row = table[(h + k) & mask]
-        if row[3] < 0:
-            if refuted:
-                row[0], row[1], row[2], row[3] = a, b, c, frame[KEPT]
-            return False
-        if row[0] == a and row[1] == b and row[2] == c:
-            if refuted:
-                row[3] = max(row[3], frame[KEPT])
-            return row[3] >= frame[KEPT]
-    return False
