@@ -146,7 +146,7 @@ def _run(data, tree, slots):
     """Depth first over steps; FOUND leaves the first decodes in the tree."""
     frames, moves, steps, d = tree.frames, tree.moves, slots.shape[1] - 1, 0
     prompt, output, first = data.prompt, data.output, tree.first
-    result = _enter(data, tree, slots, 0, 0)
+    result = _enter(data, tree, slots, d, d)
     while result == NONE:
         frame = frames[d]
         if frame[CHOSEN] >= 0:

@@ -4,7 +4,7 @@ import heapq
 import random
 from contextlib import suppress
 from dataclasses import replace
-from itertools import product
+from itertools import chain, combinations, product
 
 import numpy as np
 import pytest
@@ -29,6 +29,7 @@ from formulations.schedule_makespan import counted_floor, fewest_steps
 from formulations.schedule_orders import _schedule, _value, ordered_schedules
 from formulations.schedule_search import search
 from formulations.schedule_togo import data_of
+from formulations.schedule_toll import NEVER, owed, owed_next
 
 LIMITS = Limits(time_s=60, work=5)
 
@@ -250,6 +251,37 @@ def test_counts_of_iterations_below_the_optimum_are_refuted_and_its_own_are_not(
                         assert value >= best, seed
                         annealed_best += value == best
     assert min(found_best, annealed_best) >= 35
+
+
+def test_no_next_step_owes_less_than_is_said():
+    """Against all that may start in it, after any iterations, with any tokens kept and taken along."""
+
+    def some(prompts):
+        return chain.from_iterable(combinations(prompts, k) for k in range(len(prompts) + 1))
+
+    equal = 0
+    for seed in range(600):
+        rng = random.Random(seed)
+        long, single = ([rng.randint(1, 4) for _ in range(rng.randint(0, most))] for most in (3, 2))
+        kept, free, spare, budget = rng.randint(0, 3), rng.randint(0, 9), rng.randint(0, 9), rng.randint(1, 5)
+        alone, launch = rng.randint(1, 9), rng.randint(0, 9)
+        tokens, least = max(0, sum(long) + sum(single) - kept), NEVER
+        for starts, ends in product(some(long), some(single)):
+            due, room = sum(starts) + sum(ends), free - sum(starts) - len(starts)
+            if 0 <= room <= spare:
+                for k, computed, beside in product(
+                    range(4 if due else 1), range(tokens + 1), range(budget + 1)
+                ):
+                    after = kept + computed - due
+                    if computed <= min(budget * k, tokens - beside) and 0 <= after <= room - beside:
+                        rest = owed(tokens - computed - beside, spare - room, budget, alone, launch)
+                        least = min(least, alone * k + launch * (beside > 0) + rest)
+        together = [sum(sorted(long)[:k]) + k for k in range(1, len(long) + 1)]
+        most = sum(each <= free for each in together)
+        said = owed_next(tokens, spare, kept, free, most, sum(single), budget, alone, launch)
+        assert said <= least, seed
+        equal += said == least
+    assert equal >= 200
 
 
 @pytest.mark.parametrize("objective", Objective)
