@@ -59,6 +59,9 @@ SEGMENTS = 2
 STEPS = (0.06, 0.3)
 """First steps of prices in proportion to themselves: of resources, and of company."""
 
+FINER = 3
+"""Parts of a bucket between which prices of crowds are interpolated."""
+
 NEAR = 0.03
 """Part of all buckets over which sizes of crowds are averaged, before and after."""
 
@@ -165,7 +168,27 @@ def evaluate(requests: Requests, prices: Prices) -> float:
     nothing = Use(
         resources=np.zeros((0, 0)), own=none, ends=np.zeros(0, np.int64), works=none, sizes=np.zeros((0, 0))
     )
-    return _value(requests, prices, nothing)
+    value = _value(requests, prices, nothing)
+    return max(value, _value(requests, _finer(requests, prices), nothing)) if len(prices.crowd) else value
+
+
+def _finer(requests: Requests, prices: Prices) -> Prices:
+    """The same prices in ``FINER`` times as many buckets, because a prompt counts as done when its bucket begins; those
+    of crowds on the lines between the middles of buckets. Other prices, no less valid."""
+    width = np.diff(prices.edges) / FINER
+    edges = np.append((prices.edges[:-1, None] + width[:, None] * np.arange(FINER)).ravel(), prices.edges[-1])
+    middle, fine = (prices.edges[1:] + prices.edges[:-1]) / 2, (edges[1:] + edges[:-1]) / 2
+    columns = {
+        name: np.repeat(getattr(prices, name), FINER) for name in ("machine", "memory", "place", "size")
+    }
+    found = replace(prices, edges=edges, crowd=np.interp(fine, middle, prices.crowd), **columns)
+    if not len(prices.company):
+        return found
+    count = np.diff(prices.offset)
+    bucket = (prices.buckets(requests)[:, None] * FINER + np.arange(FINER)).ravel()
+    kept = bucket >= np.repeat(found.first(requests), count * FINER)
+    begin = np.concatenate([[0], np.cumsum(kept)])
+    return replace(found, company=np.repeat(prices.company, FINER)[kept], offset=begin[prices.offset * FINER])
 
 
 def _check(requests: Requests, prices: Prices) -> None:
@@ -228,9 +251,9 @@ def _with_crowds(r: Requests, prices: Prices, costs: FloatArray, offset: IntArra
         rows, price = np.zeros((5, len(tokens))), np.zeros(len(prices.crowd))
     total: float = lagrangian_crowd.values(
         prices.edges, np.vstack([costs, price, prices.crowd, prices.size]), r.release, r.after,
-        lagrangian_crowd.BLENDS, r.alone, r.prompt_time, r.prompt_share, r.prompt_area, tokens, share, own, context,
-        again, (r.constant, r.token_constant), prices.first(r), offset, prices.company, rows, use.resources, use.own,
-        use.ends, use.works, use.sizes,
+        lagrangian_crowd.FEW if len(use.ends) else lagrangian_crowd.BLENDS, r.alone, r.prompt_time, r.prompt_share,
+        r.prompt_area, tokens, share, own, context, again, (r.constant, r.token_constant), prices.first(r), offset,
+        prices.company, rows, use.resources, use.own, use.ends, use.works, use.sizes,
     )  # fmt: skip
     return total
 

@@ -39,8 +39,11 @@ from numba import njit
 
 from formulations.hulls import FloatArray
 
-BLENDS = np.array([0.0, 0.5, 0.75, 0.9])
+BLENDS = np.array([0.0, 0.3, 0.5, 0.65, 0.75, 0.85, 0.9, 0.95, 1.0])
 """Values of theta that requests choose from."""
+
+FEW = np.array([0.0, 0.5, 0.75, 0.9])
+"""Those that they choose from while prices are looked for."""
 
 USUAL = 0.7
 """Theta for which alpha and beta are in proportion to what each counts."""

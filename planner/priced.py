@@ -49,7 +49,7 @@ COARSE = 48
 PAIRS = (2e5, 5e5)
 """Pairs of buckets that all requests together may look at: of few requests, and of ``MANY``."""
 
-LOOKS = (1e5, 6e5)
+LOOKS = (8e4, 6e5)
 """Buckets that all requests together may look at where crowds are priced."""
 
 
@@ -184,7 +184,7 @@ class Pricing:
             free = np.zeros_like(first)
             starts.append(replace(prices, machine=free, crowd=prices.machine, size=free + size))
         settle, alone, *company = self._rounds_of(CROWD_ROUNDS, effort)
-        start = max(starts, key=lambda each: lg.evaluate(problem, each))
+        start = max(starts, key=lambda each: lg.improve(problem, each, rounds=1)[0])
         _, start = lg.settle(problem, start, rounds=settle)
         value, prices = lg.improve(problem, start, rounds=alone)
         start = lg.with_company(problem, prices, PARTS[0])
@@ -193,7 +193,8 @@ class Pricing:
             if more <= value:
                 break
             value, prices = more, start
-        return [(lg.evaluate(self.requests(weight, weight, pace), prices), pace, prices) for pace in PACES]
+        problems = ((pace, self.requests(weight, weight, pace)) for pace in PACES)
+        return [(lg.improve(problem, prices, rounds=1)[0], pace, prices) for pace, problem in problems]
 
     def evaluate(self, prices: lg.Prices, pace: float, before: float, after: float) -> float:
         """The bound of any prices in ps: one pass over the requests."""

@@ -148,7 +148,7 @@ def test_no_prices_of_crowds_prove_too_much(seed, n, constant, alike):
     first = lg.Prices(edges=edges, machine=free, memory=free, place=free, crowd=crowd, size=size)
     _, settled = lg.settle(requests, first, rounds=3)
     value, better = lg.improve(requests, settled, rounds=8)
-    assert value == lg.evaluate(requests, better)
+    assert value <= lg.evaluate(requests, better)  # which knows more blends
     _, beside = lg.improve(requests, lg.with_company(requests, better, 0.5), rounds=4)
     scarce = replace(beside, memory=free + 0.01, place=free + 0.05, machine=free + 0.1)
     for prices in (first, settled, better, beside):
