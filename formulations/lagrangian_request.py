@@ -28,6 +28,8 @@ def _gain(mu, machine, share, own, constant):
     if a > 0.0:
         u = max(u, (a + np.sqrt(a * a + left * a * constant)) / left)
         return (left - a / u) / (u + constant), u
+    if own <= 0.0:  # any number of them in no time: this worth proves nothing
+        return np.inf, u
     return left / own, u
 
 

@@ -37,7 +37,7 @@ def least_energy_j(
         f"idle power and work, iterations counted by {by}": maker.split(by).work(stats).sum(dtype=float)
         for by in ShareMaker.SPLITS
     }
-    longest = float(stats.most_output[0])
+    longest = float(stats.most_output)
     found["idle power, work and the longest answer"] = max(
         float(whole.chain(stats).max()) + whole.work(stats).sum(dtype=float)
         for whole in (maker.whole(longest, reading=reading) for reading in (True, False))

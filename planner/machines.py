@@ -247,7 +247,7 @@ class Machines:
     @property
     def _rounds(self) -> tuple[float, float]:
         """Iterations of the longest answer, and with those that all answers fill."""
-        longest = float(self.stats.most_output[0])
+        longest = float(self.stats.most_output)
         return longest, longest + self.stats.decodes / self.limits.sequences
 
     @cached_property

@@ -87,8 +87,9 @@ def prices_of(record: dict[str, Any]) -> tuple[lg.Prices, float]:
     company = [np.array(own, np.float64) for own in record["company"]]
     return lg.Prices(
         edges=np.rint(np.array(record["edges_s"], np.float64) * PS),
-        **{name: np.array(record[name], np.float64) for name in ("machine", "memory", "place", "crowd")},
-        size=np.array(record["crowd_size_s"], np.float64) * PS,
+        **{name: np.array(record[name], np.float64) for name in ("machine", "memory", "place")},
+        crowd=np.array(record.get("crowd", []), np.float64),
+        size=np.array(record.get("crowd_size_s", []), np.float64) * PS,
         company=np.concatenate([np.zeros(0), *company]),
         offset=np.cumsum([0, *map(len, company)], dtype=np.int64),
     ), float(record["pace"])

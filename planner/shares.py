@@ -29,7 +29,7 @@ class TraceStats:
         self.tokens = int(self.last.sum())
         self.read = int(((self.output - 1) * (self.prompt + self.last + 1) // 2).sum())
         self.held = self.read + int(self.prompt.sum())
-        self.most_output = np.maximum.accumulate(self.output[::-1])[::-1]  # among later arrivals
+        self.most_output = int(self.output.max())
 
     def __len__(self) -> int:
         return len(self.arrival)

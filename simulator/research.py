@@ -62,7 +62,7 @@ class Rules:
         Whoever is ready but has no place in an iteration keeps its memory and waits for one: prompts are computed
         as memory allows, first in every iteration, and of all that are ready the first in the order of the queue
         decode. So each iteration is full as long as enough requests are there. Needs ``mixed`` and an admission
-        that reserves, and does not go with ``worth``.
+        that reserves, and does not go with ``worth`` and ``refill``.
     cap
         Most sequences that run, or with ``pauses`` that are in an iteration, where fewer than the engine's.
     worth
@@ -97,8 +97,10 @@ class Rules:
     def __post_init__(self) -> None:
         if self.chunked and not self.mixed:
             raise ValueError("Chunks need mixed iterations.")
-        if self.pauses and not (self.mixed and self.admission in ("longest", "peak") and not self.worth):
-            raise ValueError("Pausing needs mixed iterations, memory reserved to the end, and no worth.")
+        if self.pauses and not (self.mixed and self.admission in ("longest", "peak")):
+            raise ValueError("Pausing needs mixed iterations and memory reserved to the end.")
+        if self.pauses and (self.worth or self.refill < 1):
+            raise ValueError("Pausing goes with no worth and no refill.")
         if self.cap is not None and self.cap < 1:
             raise ValueError("cap must be at least 1.")
         if not 0 <= self.worth < float("inf"):
@@ -108,8 +110,12 @@ class Rules:
 
     @property
     def clairvoyant(self) -> bool:
-        """Whether it needs to know how long answers become."""
-        return self.order in ("output", "longest", "weight") or self.admission in ("peak", "ahead")
+        """Whether it needs to know how long answers become, or for ``worth`` how long all prompts are."""
+        return (
+            self.worth > 0
+            or self.order in ("output", "longest", "weight")
+            or self.admission in ("peak", "ahead")
+        )
 
 
 ENGINE_RULES = {

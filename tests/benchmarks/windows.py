@@ -1,6 +1,6 @@
-"""Which side is loose: bound, best schedule and schedulers on the first requests of a trace.
+"""Which side is loose: bound, best schedule and schedulers on a few requests of a trace.
 
-    PYTHONPATH=. python tests/benchmarks/windows.py [--requests N] [--speed X] [--seconds S]
+    PYTHONPATH=. python tests/benchmarks/windows.py [--requests N] [--dense] [--speed X] [--seconds S]
 
 Plan, devices and traces as in ``tightness.py``. CP-SAT solves the unison class (``docs/bounds.md``); where it does not
 prove its best, both ends are shown. Columns are over the bound of any scheduler.
@@ -18,7 +18,16 @@ from planner.question import Question
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
 from tests.benchmarks.tightness import traces
-from traces.transform import scale_rate
+from traces.trace import Trace
+from traces.transform import first, scale_rate, window
+
+
+def densest(trace: Trace, requests: int) -> Trace:
+    """So many of a trace that follow one another in the least time."""
+    spans = trace.arrival_s[requests - 1 :] - trace.arrival_s[: len(trace) - requests + 1]
+    begin = int(np.argmin(spans))
+    since = window(trace, float(trace.arrival_s[begin]), np.inf)
+    return first(since, requests)
 
 
 def main() -> None:
@@ -26,11 +35,14 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=8, help="of each trace, from its start")
     parser.add_argument("--speed", type=float, default=4.0, help="of arrivals; 0: all at once")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each exact solution")
+    parser.add_argument("--dense", action="store_true", help="those that come closest together, not the first")
     options = parser.parse_args()
     model, fleet = load_model("llama-3.1-70b"), homogeneous("h100", gpus=8)
     plan = plan_from_axes(model, parse_axes("tp=8"))
     print("| trace | objective | bound | exact: proven, found | best scheduler |\n|---|---|---|---|---|")
-    for trace in traces(options.requests):
+    for trace in traces(1000 if options.dense else options.requests):
+        if options.dense:
+            trace = densest(trace, options.requests)
         if options.speed:
             trace = scale_rate(trace, options.speed)
         else:

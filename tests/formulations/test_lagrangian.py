@@ -22,40 +22,44 @@ def problem(rng, n, constant):
     later, length = rng.integers(0, 7, n).astype(float), rng.integers(1, 5, n).astype(float)
     before, after = (1.0, 1.0) if rng.random() < 0.5 else (1.3, 0.3)
     one = np.zeros((n, lg.SEGMENTS - 1))
-    fixed = constant + reading
+    fixed, again = constant + reading, float(rng.choice([0.0, 0.5, 2.0, 1e6]))
     wide = [np.concatenate([column[:, None], one], axis=1) for column in (later, share, fixed + share)]
     tokens, shares, own = wide
     return lg.Requests(
         release=np.sort(rng.integers(0, 30, n)).astype(float) * (rng.random() < 0.6),
         before=np.full(n, before), after=np.full(n, after),
-        alone=before * (constant + prompt) + after * later * (fixed + share),
+        alone=before * (constant + prompt) + after * later * np.minimum(fixed + share, constant + again),
         prompt_time=constant + prompt, prompt_share=prompt, prompt_area=length * (constant + prompt) / 2,
         prompt_tokens=length, tokens=tokens, share=shares, own=own,
         context=np.repeat(length[:, None] + 1, lg.SEGMENTS, axis=1),
-        again_share=np.full((n, lg.SEGMENTS), 1e6), constant=float(constant), token_constant=fixed, rest=0.0,
+        again_share=np.full((n, lg.SEGMENTS), again), constant=float(constant), token_constant=fixed, rest=0.0,
         speed=1.0, room=float(rng.integers(8, 30)), places=float(rng.integers(1, 5)),
     )  # fmt: skip
 
 
 def schedule(requests, rng):
-    """Any batches that memory and places allow. Returns the sum of costs."""
+    """Any batches that memory and places allow, tokens decoded or computed again. Returns the sum of costs."""
     n = len(requests.release)
     left, clock, total = requests.tokens[:, 0].copy(), 0.0, 0.0
     started, ended = np.full(n, False), np.full(n, False)
-    eager = rng.choice([0.4, 0.8, 1.0])
+    eager, recomputing = rng.choice([0.4, 0.8, 1.0]), rng.choice([0.0, 0.5, 1.0])
     while not ended.all():
         batch, room, places, time = [], requests.room, requests.places, requests.constant
+        decodes = False
         for i in rng.permutation(n):
             need = requests.context[i, 0]
             here = requests.release[i] <= clock and not ended[i] and rng.random() < eager
             if here and need <= room and places >= 1:
                 batch.append(i)
                 room, places = room - need, places - 1
-                time += requests.share[i, 0] if started[i] else requests.prompt_share[i]
+                again = started[i] and rng.random() < recomputing
+                decodes |= started[i] and not again
+                later = requests.again_share[i, 0] if again else requests.share[i, 0]
+                time += later if started[i] else requests.prompt_share[i]
         if not batch:
             clock += 0.5
             continue
-        clock += time + any(started[batch]) * (requests.token_constant - requests.constant)
+        clock += time + decodes * (requests.token_constant - requests.constant)
         for i in batch:
             if started[i]:
                 left[i] -= 1
@@ -103,6 +107,7 @@ def groups(requests, rng):
     """Some order; now and then some of those to come join together, and else all that run decode."""
     n, left = len(requests.release), requests.tokens[:, 0].copy()
     order, clock, total, running, ahead = rng.permutation(n), 0.0, 0.0, [], 0
+    recomputing = rng.choice([0.0, 1.0])
     if rng.random() < 0.5:
         order = np.argsort(requests.prompt_share + requests.tokens[:, 0] * rng.choice([0.1, 1.0, 4.0]))
     while ahead < n or running:
@@ -111,8 +116,10 @@ def groups(requests, rng):
             joining = [*order[ahead : ahead + int(rng.integers(1, n + 1))]]
             ahead += len(joining)
             clock = max(clock, *requests.release[joining])
-        clock += requests.token_constant if running else requests.constant
-        clock += requests.prompt_share[joining].sum() + requests.share[running, 0].sum()
+        again = rng.random() < recomputing
+        clock += requests.token_constant if running and not again else requests.constant
+        clock += requests.prompt_share[joining].sum()
+        clock += (requests.again_share if again else requests.share)[running, 0].sum()
         left[running] -= 1
         done = [i for i in (*running, *joining) if left[i] == 0]
         total += sum(clock - requests.release[i] for i in done)
@@ -133,10 +140,11 @@ def test_no_prices_of_crowds_prove_too_much(seed, n, constant, alike):
         )
     release = drawn.release * (rng.random() < 0.5)
     one, fixed = np.ones(n), drawn.token_constant
+    token = np.minimum(fixed + share[:, 0], constant + drawn.again_share[:, 0])
     ample = {"room": 1e9, "places": 1e9}
     requests = replace(
         drawn, release=release, before=one, after=one, tokens=tokens, share=share, prompt_share=prompt,
-        own=fixed + share, alone=constant + prompt + tokens[:, 0] * (fixed + share[:, 0]),
+        own=fixed + share, alone=constant + prompt + tokens[:, 0] * token,
         prompt_time=constant + prompt, **ample,
     )  # fmt: skip
     best = min(groups(requests, rng) for _ in range(20))
@@ -157,6 +165,90 @@ def test_no_prices_of_crowds_prove_too_much(seed, n, constant, alike):
     value = max(lg.evaluate(limited, prices) for prices in (beside, scarce))
     for _ in range(4):
         assert value <= schedule(limited, rng) * (1 + 1e-9), seed
+
+
+def by_hand(requests, prices):
+    """What one request costs at prices of crowds: all moments at which its cheapest tokens change, bucket by bucket."""
+    r, p, weight = requests, prices, requests.after[0]
+    release, ready, prompt, share = r.release[0], r.prompt_time[0], r.prompt_share[0], r.share[0, 0]
+    tokens, constant, whole = r.tokens[0].sum(), r.constant, r.token_constant
+    fast = min(r.own[0, 0], constant + r.again_share[0, 0])
+    need = tokens * fast
+    spent = (prompt + constant) / 2 + tokens * min(whole + share, constant + r.again_share[0, 0])
+    first, together = p.first(r)[0], p.together(r)
+    company = np.zeros(len(p.machine))
+    company[first : first + len(p.company)] = p.company
+    work = p.machine + together
+    rows, price = lc.rates(
+        p.crowd / weight, p.size, r.prompt_share, np.array([tokens]), r.share[r.tokens > 0].min(), whole
+    )
+    least = weight * max(ready, p.edges[-1] - release)
+    for c in range(first, len(company)):
+        found = -np.inf
+        stop = p.edges[c + 1] - release
+        for theta in lc.FEW:
+            crowd = [lc._crowd(rows, 0, theta, price[b], p.size[b]) for b in range(len(company))]
+            paid = weight * np.array([max(0.0, gross - less) for gross, less in crowd])
+            decode = work * share + paid + company * whole + p.memory * r.context[0, 0] * fast
+            again = work * r.again_share[0, 0] + company * constant
+            token = np.minimum(decode, again) / fast + p.place
+            begins = np.maximum(p.edges[:-1], release) - release
+            before = [b for b in range(first, c + 1) if b == first or p.edges[b] - release < stop - need]
+            done = min(
+                theta * weight * begins[b] + (work[b] + p.place[b]) * prompt + company[b] * constant
+                for b in before
+            )
+            held = min(p.memory[b] * r.prompt_area[0] for b in before)
+
+            def cost(end, token=token, theta=theta, done=done, held=held, begins=begins):
+                ends = np.minimum(p.edges[1:] - release, end)
+                wide = np.maximum(ends - np.maximum(begins, ready), 0)[first:]
+                order = np.argsort(token[first:], kind="stable")
+                taken = np.minimum(np.cumsum(wide[order]), need)
+                if taken[-1] < need - 1e-9:
+                    return np.inf
+                price = np.diff(taken, prepend=0) @ token[first:][order]
+                return theta * weight * spent + (1 - theta) * weight * end + price + done + held
+
+            low = max(p.edges[c] - release, ready + need)
+            if low <= stop:
+                found = max(found, min(cost(end) for end in np.linspace(low, stop, 80)))
+        if found > -np.inf:
+            least = min(least, found)
+    return max(least, r.alone[0])
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(deadline=None, max_examples=40, derandomize=True)
+def test_one_request_at_prices_of_crowds_costs_what_it_costs_by_hand(seed):
+    """All prices at once, company, memory and places included: no term is forgotten, none counted twice."""
+    rng = np.random.default_rng(seed)
+    requests = problem(rng, 1, int(rng.integers(1, 6)))
+    tokens = np.array([[float(rng.integers(1, 7)), 0.0]])
+    requests = replace(
+        requests, before=np.full(1, 1.5), after=np.full(1, 1.5), alone=np.zeros(1), tokens=tokens,
+        again_share=np.full((1, 2), rng.choice([0.5, 8.0])), share=requests.share + 0.3,
+        own=requests.own + 0.3, prompt_share=requests.prompt_share * rng.uniform(0.5, 3),
+    )  # fmt: skip
+    prices = some_prices(rng, float(rng.uniform(60, 200)), requests)
+    scale = float(rng.choice([0.1, 0.5, 2.0]))
+    crowd = rng.exponential(scale, len(prices.machine))
+    if rng.random() < 0.7:
+        crowd = np.sort(crowd)[::-1].copy()
+    size = np.full(len(crowd), rng.uniform(1, 20))
+    prices = replace(
+        prices,
+        crowd=crowd,
+        size=size,
+        machine=prices.machine / 20,
+        memory=prices.memory / 4,
+        place=prices.place / 9,
+    )
+    value, _ = lg.improve(requests, prices, rounds=1)
+    there = prices.charged(requests)
+    slack = 1e-8 * (1 + there)
+    assert value + there <= by_hand(requests, prices) + slack
+    assert by_hand(requests, prices) <= (value + there) * 1.01 + slack
 
 
 def interference(requests, rng, theta, alike):
