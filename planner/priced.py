@@ -41,7 +41,7 @@ MANY = 4000
 """Requests from which on fewer buckets, first prices and rounds have to do."""
 
 BUCKETS = (40, 1000)
-"""Fewest and most."""
+"""Fewest and most, but four times as many for crowds of ``MANY``."""
 
 COARSE = 48
 """Buckets with which is found out how many there can be."""
@@ -175,7 +175,8 @@ class Pricing:
     def _crowded(self, weight: float, effort: float) -> list[tuple[float, float, lg.Prices]]:
         """Prices of crowds, without company and with it, for the best of ``PACES``."""
         many = len(self.machines.stats) > MANY
-        edges = self._edges(int(np.clip(self._ahead(weight, weight) * LOOKS[many], BUCKETS[0], BUCKETS[1])))
+        most = BUCKETS[1] * (4 if many else 1)
+        edges = self._edges(int(np.clip(self._ahead(weight, weight) * LOOKS[many], BUCKETS[0], most)))
         problem = self.requests(weight, weight, PACES[1])
         tokens = problem.tokens.sum(axis=1)
         size = float((tokens * problem.prompt_share).sum() / max(1.0, tokens.sum())) / USUAL
