@@ -35,12 +35,15 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=8, help="of each trace, from its start")
     parser.add_argument("--speed", type=float, default=4.0, help="of arrivals; 0: all at once")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each exact solution")
+    parser.add_argument("--trace", default="", help="only those whose names contain this")
     parser.add_argument("--dense", action="store_true", help="those that come closest together, not the first")
     options = parser.parse_args()
     model, fleet = load_model("llama-3.1-70b"), homogeneous("h100", gpus=8)
     plan = plan_from_axes(model, parse_axes("tp=8"))
     print("| trace | objective | bound | exact: proven, found | best scheduler |\n|---|---|---|---|---|")
     for trace in traces(1000 if options.dense else options.requests):
+        if options.trace not in trace.name:
+            continue
         if options.dense:
             trace = densest(trace, options.requests)
         if options.speed:
