@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("--speed", type=float, default=4.0, help="of arrivals; 0: all at once")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each exact solution")
     parser.add_argument("--trace", default="", help="only those whose names contain this")
-    parser.add_argument("--dense", action="store_true", help="those that come closest together, not the first")
+    parser.add_argument(
+        "--dense", action="store_true", help="those that come closest together, not the first"
+    )
     options = parser.parse_args()
     model, fleet = load_model("llama-3.1-70b"), homogeneous("h100", gpus=8)
     plan = plan_from_axes(model, parse_axes("tp=8"))

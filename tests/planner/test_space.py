@@ -191,7 +191,11 @@ def test_superset_of_apex_that_fits(model, rules, theirs, ours_all, ours_full):
     [
         ({}, (1,), "weights of 131.4 GiB in bf16 exceed 1 x"),
         ({"fix": {"dp": 2}}, (2,), "--fix dp=2; weights of 131.4 GiB in bf16 exceed 1 x"),
-        ({"fix": {"attn_tp": 1, "pp": 1}}, (2,), "weights of 157.8 GiB in bf16 (attention 2 times) exceed 2 x"),
+        (
+            {"fix": {"attn_tp": 1, "pp": 1}},
+            (2,),
+            "weights of 157.8 GiB in bf16 (attention 2 times) exceed 2 x",
+        ),
         ({"fix": {"attn_tp": 3}}, (8,), "64 query and 8 KV heads need tp of 1, 2, 4, 8"),
         ({"fix": {"ep": 2}}, (8,), "llama-3.1-70b has no experts, ep is 1"),
         ({"fix": {"pp": 81}}, (8,) * 16, "pp is at most 80, the model's layers"),
