@@ -298,13 +298,8 @@ def improve(requests: Requests, prices: Prices, *, rounds: int) -> tuple[float, 
         own = np.clip((use.own + use.resources[3][bucket]) / there[0][bucket] - 1.0, -1.0, 1.0)
         smooth = excess if k == 0 else 0.6 * smooth + 0.4 * excess
         smooth_own = own if k == 0 else 0.7 * smooth_own + 0.3 * own
-        move = (
-            STEPS[0]
-            / (1 + crowded)
-            / (1 + k / 15)
-            * smooth
-            * (table + 0.1 * table.mean(axis=1, keepdims=True))
-        )
+        step = STEPS[0] / (1 + crowded) / (1 + k / 15)
+        move = step * smooth * (table + 0.1 * table.mean(axis=1, keepdims=True))
         table = np.maximum(table + move, 0.0)
         move = STEPS[1] / (1 + k / 20) * smooth_own * (np.minimum(company, 3.0) + 0.1)
         company = np.maximum(company + move, 0.0)

@@ -14,6 +14,7 @@ import numpy as np
 
 from formulations import lagrangian as lg
 from formulations.hulls import FloatArray, IntArray
+from formulations.lagrangian_crowd import USUAL
 from formulations.relaxations import worth_of_time
 from planner.machines import Machine, Machines
 from planner.shares import SAFE
@@ -33,9 +34,6 @@ ROUNDS = (8, 10, 18)
 
 CROWD_ROUNDS = (6, 12, 10, 30)
 """Of settling prices of crowds, of looking for better ones, with company, and more of that where it helps."""
-
-USUAL = 0.7
-"""Part of the cost of time that counts crowds for most requests; sizes of crowds are first the mean prompt over it."""
 
 MANY = 4000
 """Requests from which on fewer buckets, first prices and rounds have to do."""
@@ -138,7 +136,11 @@ class Pricing:
     def best(self, before: float, after: float, *, effort: float = 1.0) -> Priced:
         """The best bound found; ``effort`` scales the rounds of looking for better prices."""
         many = len(self.machines.stats) > MANY
-        edges = self._edges(self._buckets(before, after))
+        ahead = self._ahead(before, after)
+        pairs = min(
+            200.0, PAIRS[many] / len(self.machines.stats)
+        )  # a pass takes as long as pairs of buckets do
+        edges = self._edges(int(np.clip(pairs**0.5 * ahead * len(self.machines.stats), *BUCKETS)))
         first = self._first(edges, before, after)
         found: list[tuple[float, float, lg.Prices]] = []
 
@@ -158,7 +160,7 @@ class Pricing:
         value, prices = lg.improve(problem, prices, rounds=alone)
         found.append((value, pace, prices))
         if before == after:
-            found += self._crowded(before, effort)
+            found += self._crowded(before, effort, ahead)
         if after > 0:
             starts = [lg.with_company(problem, prices, part) for part in PARTS]
             prices = max(starts, key=lambda each: lg.evaluate(problem, each))
@@ -172,11 +174,11 @@ class Pricing:
         prices, _ = prices_of(Priced(value_ps=value, prices=prices, pace=pace).record())
         return Priced(value_ps=self.evaluate(prices, pace, before, after), prices=prices, pace=pace)
 
-    def _crowded(self, weight: float, effort: float) -> list[tuple[float, float, lg.Prices]]:
-        """Prices of crowds, without company and with it, for the best of ``PACES``."""
+    def _crowded(self, weight: float, effort: float, ahead: float) -> list[tuple[float, float, lg.Prices]]:
+        """Prices of crowds, without company and with it, for the best of ``PACES``; ``ahead`` as ``_ahead`` has it."""
         many = len(self.machines.stats) > MANY
         most = BUCKETS[1] * (4 if many else 1)
-        edges = self._edges(int(np.clip(self._ahead(weight, weight) * LOOKS[many], BUCKETS[0], most)))
+        edges = self._edges(int(np.clip(ahead * LOOKS[many], BUCKETS[0], most)))
         problem = self.requests(weight, weight, PACES[1])
         tokens = problem.tokens.sum(axis=1)
         size = float((tokens * problem.prompt_share).sum() / max(1.0, tokens.sum())) / USUAL
@@ -223,12 +225,6 @@ class Pricing:
         problem = self.requests(before, after, PACES[1])
         cost = (lg.evaluate(problem, prices) + prices.charged(problem)) / n / (after or before)
         return float(edges[-1] / max(cost, 1.0) / n)
-
-    def _buckets(self, before: float, after: float) -> int:
-        """As many as a few seconds allow: a pass takes as long as pairs of buckets that requests look at."""
-        n = len(self.machines.stats)
-        pairs = min(200.0, PAIRS[n > MANY] / n)
-        return int(np.clip(pairs**0.5 * self._ahead(before, after) * n, *BUCKETS))
 
     def _edges(self, buckets: int) -> FloatArray:
         """Half of them with equally many arrivals, the others equally long, past the earliest end of all."""
