@@ -56,8 +56,11 @@ from formulations.relaxations import worth_of_time
 SEGMENTS = 2
 """Stretches of tokens of a request, each priced like its cheapest token."""
 
-STEPS = (0.06, 0.3)
-"""First steps of prices in proportion to themselves: of resources, and of company."""
+STEPS = (0.06, 0.15, 0.3)
+"""First steps of prices in proportion to themselves: of the machine, of the level of crowds, and of all others."""
+
+STRETCHES = 20
+"""Stretches of buckets of which the level of crowds' prices moves."""
 
 FINER = 3
 """Parts of a bucket between which prices of crowds are interpolated."""
@@ -284,6 +287,7 @@ def improve(requests: Requests, prices: Prices, *, rounds: int) -> tuple[float, 
     crowded = len(prices.crowd) > 0
     if crowded:  # it is the machine's price
         table[0] = prices.crowd
+    steps = np.array([[STEPS[crowded]], [STEPS[2]], [STEPS[2]]])
     best, kept = -np.inf, prices
     for k in range(rounds):
         now = replace(prices, memory=table[1], place=table[2], company=company)
@@ -292,18 +296,30 @@ def improve(requests: Requests, prices: Prices, *, rounds: int) -> tuple[float, 
         if value > best:
             best, kept = value, now
         used = use.resources[:3]
+        excess = np.clip(used / there - 1.0, -1.0, 1.0)
         if crowded:  # what crowds are paid grows with the root of their price
             used[0] = use.resources[3] + 0.5 * use.resources[4] / np.maximum(now.crowd, 1e-300)
-        excess = np.clip(used / there - 1.0, -1.0, 1.0)
-        own = np.clip((use.own + use.resources[3][bucket]) / there[0][bucket] - 1.0, -1.0, 1.0)
+            excess[0] = _level(now.crowd, used[0], there[0])
+        own = np.clip((use.own + use.resources[3][bucket]) / there[0][bucket] - 1.0, -1.0, 3.0)
         smooth = excess if k == 0 else 0.6 * smooth + 0.4 * excess
-        smooth_own = own if k == 0 else 0.7 * smooth_own + 0.3 * own
-        step = STEPS[0] / (1 + crowded) / (1 + k / 15)
-        move = step * smooth * (table + 0.1 * table.mean(axis=1, keepdims=True))
+        smooth_own = own if k == 0 else 0.8 * smooth_own + 0.2 * own
+        move = steps / (1 + k / 15) * smooth * (table + 0.1 * table.mean(axis=1, keepdims=True))
         table = np.maximum(table + move, 0.0)
-        move = STEPS[1] / (1 + k / 20) * smooth_own * (np.minimum(company, 3.0) + 0.1)
+        move = STEPS[2] / (1 + k / 10) * smooth_own * (np.minimum(company, 3.0) + 0.25)
         company = np.maximum(company + move, 0.0)
     return best, kept
+
+
+def _level(price: FloatArray, used: FloatArray, there: FloatArray) -> FloatArray:
+    """[b] by how much more machine time is used than there is, on lines between stretches of buckets. Prices of crowds
+    fall where one request is worked on and rise where it waits for the next: a step of every bucket would blunt that,
+    so ``settle`` finds their shape, and steps their level."""
+    begin = np.unique(np.linspace(0, len(price), STRETCHES + 1).astype(np.int64)[:-1])
+    paid, value = np.add.reduceat(price * used, begin), np.add.reduceat(price * there, begin)
+    over = np.clip(paid / np.maximum(value, 1e-300) - 1.0, -1.0, 1.0)
+    middle = (begin + np.append(begin[1:], len(price))) / 2
+    level: FloatArray = np.interp(np.arange(len(price)) + 0.5, middle, over)
+    return level
 
 
 def settle(requests: Requests, prices: Prices, *, rounds: int) -> tuple[float, Prices]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from formulations import lagrangian as lg
 from formulations.hulls import FloatArray, IntArray
-from formulations.lagrangian_crowd import USUAL
 from formulations.relaxations import worth_of_time
 from planner.machines import Machine, Machines
 from planner.shares import SAFE
@@ -26,20 +25,26 @@ PACES = (1.0, 3.0, 6.0)
 SCALES = (0.0, 0.5, 0.7, 0.85, 1.0, 1.25)
 """Parts of the first prices that are tried."""
 
-PARTS = (0.5, 1.0)
+PARTS = (0.25, 0.5, 1.0)
 """First prices of company that are tried, see ``formulations.lagrangian.with_company``."""
 
 ROUNDS = (8, 10, 18)
 """Of looking for better prices, with company, and more of that where nothing else proves more."""
 
-CROWD_ROUNDS = (6, 12, 10, 30)
+CROWD_ROUNDS = (6, 8, 16, 32, 48)
 """Of settling prices of crowds, of looking for better ones, with company, and more of that where it helps."""
+
+BEHIND = 0.9
+"""Part of what is proven without crowds that they prove without company where that is worth looking for."""
+
+MORE = 3.0
+"""How often as many rounds there are at most where requests look ahead less than they may."""
 
 MANY = 4000
 """Requests from which on fewer buckets, first prices and rounds have to do."""
 
-BUCKETS = (40, 1000)
-"""Fewest and most, but four times as many for crowds of ``MANY``."""
+BUCKETS, CROWD_BUCKETS = (40, 1000), 4000
+"""Fewest and most; most for crowds."""
 
 COARSE = 48
 """Buckets with which is found out how many there can be."""
@@ -47,8 +52,8 @@ COARSE = 48
 PAIRS = (2e5, 5e5)
 """Pairs of buckets that all requests together may look at: of few requests, and of ``MANY``."""
 
-LOOKS = (8e4, 6e5)
-"""Buckets that all requests together may look at where crowds are priced."""
+LOOKS, LOOKS_EACH = (8e4, 6e5), 160.0
+"""Buckets that all requests together may look at where crowds are priced, and each on average."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +145,8 @@ class Pricing:
         pairs = min(
             200.0, PAIRS[many] / len(self.machines.stats)
         )  # a pass takes as long as pairs of buckets do
-        edges = self._edges(int(np.clip(pairs**0.5 * ahead * len(self.machines.stats), *BUCKETS)))
+        buckets = int(np.clip(pairs**0.5 * ahead * len(self.machines.stats), *BUCKETS))
+        edges = self._edges(buckets, buckets // 2)
         first = self._first(edges, before, after)
         found: list[tuple[float, float, lg.Prices]] = []
 
@@ -160,8 +166,8 @@ class Pricing:
         value, prices = lg.improve(problem, prices, rounds=alone)
         found.append((value, pace, prices))
         if before == after:
-            found += self._crowded(before, effort, ahead)
-        if after > 0:
+            found += self._crowded(before, effort, ahead, BEHIND * best()[0])
+        if after > 0 and not len(best()[2].crowd):
             starts = [lg.with_company(problem, prices, part) for part in PARTS]
             prices = max(starts, key=lambda each: lg.evaluate(problem, each))
             for rounds in company:
@@ -174,14 +180,19 @@ class Pricing:
         prices, _ = prices_of(Priced(value_ps=value, prices=prices, pace=pace).record())
         return Priced(value_ps=self.evaluate(prices, pace, before, after), prices=prices, pace=pace)
 
-    def _crowded(self, weight: float, effort: float, ahead: float) -> list[tuple[float, float, lg.Prices]]:
-        """Prices of crowds, without company and with it, for the best of ``PACES``; ``ahead`` as ``_ahead`` has it."""
-        many = len(self.machines.stats) > MANY
-        most = BUCKETS[1] * (4 if many else 1)
-        edges = self._edges(int(np.clip(ahead * LOOKS[many], BUCKETS[0], most)))
+    def _crowded(
+        self, weight: float, effort: float, ahead: float, worth: float
+    ) -> list[tuple[float, float, lg.Prices]]:
+        """Prices of crowds, and with company if without they prove as much as is ``worth`` it; ``ahead`` as ``_ahead``
+        has it."""
+        n = len(self.machines.stats)
+        affordable = ahead * min(LOOKS[n > MANY], LOOKS_EACH * n)
+        buckets = int(np.clip(affordable, BUCKETS[0], CROWD_BUCKETS))
+        edges = self._edges(buckets, n if buckets >= 2 * n else 0)
+        effort *= float(np.clip(affordable / CROWD_BUCKETS, 1.0, MORE))
         problem = self.requests(weight, weight, PACES[1])
         tokens = problem.tokens.sum(axis=1)
-        size = float((tokens * problem.prompt_share).sum() / max(1.0, tokens.sum())) / USUAL
+        size = float((tokens * problem.prompt_share).sum() / max(1.0, tokens.sum()))
         first, starts = self._first(edges, weight, weight), []
         for scale in (0.7, 1.0):
             prices = self._with_crumbs(edges, scale * first)
@@ -191,14 +202,24 @@ class Pricing:
         start = max(starts, key=lambda each: lg.improve(problem, each, rounds=1)[0])
         _, start = lg.settle(problem, start, rounds=settle)
         value, prices = lg.improve(problem, start, rounds=alone)
-        start = lg.with_company(problem, prices, PARTS[0])
+
+        def paces(prices: lg.Prices) -> list[tuple[float, float, lg.Prices]]:
+            problems = ((pace, self.requests(weight, weight, pace)) for pace in PACES)
+            return [(lg.improve(each, prices, rounds=1)[0], pace, prices) for pace, each in problems]
+
+        found = paces(prices)
+        value, pace, _ = max(found, key=lambda entry: entry[0])
+        if value < worth:
+            return found
+        problem = self.requests(weight, weight, pace)
+        beside = (lg.improve(problem, lg.with_company(problem, prices, part), rounds=1) for part in PARTS)
+        _, start = max(beside, key=lambda entry: entry[0])
         for rounds in company:
             more, start = lg.improve(problem, start, rounds=rounds)
             if more <= value:
                 break
             value, prices = more, start
-        problems = ((pace, self.requests(weight, weight, pace)) for pace in PACES)
-        return [(lg.improve(problem, prices, rounds=1)[0], pace, prices) for pace, problem in problems]
+        return paces(prices)
 
     def evaluate(self, prices: lg.Prices, pace: float, before: float, after: float) -> float:
         """The bound of any prices in ps: one pass over the requests."""
@@ -220,19 +241,20 @@ class Pricing:
         """The time of all buckets over what requests look ahead, which they do until time alone costs as much as their
         best answer; over their number."""
         n = len(self.machines.stats)
-        edges = self._edges(COARSE)
+        edges = self._edges(COARSE, COARSE // 2)
         prices = self._with_crumbs(edges, self._first(edges, before, after))
         problem = self.requests(before, after, PACES[1])
         cost = (lg.evaluate(problem, prices) + prices.charged(problem)) / n / (after or before)
         return float(edges[-1] / max(cost, 1.0) / n)
 
-    def _edges(self, buckets: int) -> FloatArray:
-        """Half of them with equally many arrivals, the others equally long, past the earliest end of all."""
+    def _edges(self, buckets: int, arrivals: int) -> FloatArray:
+        """So many of them begin with arrivals, every so many of these, the others are equally long; past the earliest
+        end of all."""
         stats, alone = self.machines.stats, self.machines.alone
         release = (stats.arrival - stats.arrival[0]).astype(np.float64)
         end = float(self.end_ps - stats.arrival[0])
         horizon = np.rint(max(1.3 * end, end + 5 * float(alone.e2e_ps.mean())))
-        marks = np.unique(np.quantile(release, np.linspace(0, 1, buckets // 2)))
+        marks = np.unique(np.quantile(release, np.linspace(0, 1, arrivals)))
         marks = np.concatenate([marks, np.linspace(0, horizon, buckets - len(marks) + 1)])
         edges = np.unique(np.rint(marks))
         kept = edges[np.concatenate([[True], np.diff(edges) > 1e-4 * horizon])]

@@ -50,7 +50,8 @@ def priced_bounds(seed):
 
 
 def any_prices(bounds, rng):
-    edges = bounds.pricing._edges(int(rng.integers(2, 30)))
+    buckets = int(rng.integers(2, 30))
+    edges = bounds.pricing._edges(buckets, int(rng.integers(0, buckets)))
     shape = rng.exponential(1, (3, len(edges) - 1)) * 10 ** rng.uniform(-2, 1, (3, 1))
     keep = (rng.random((3, 1)) < 0.8) * shape
     found = lg.Prices(edges=edges, machine=keep[0] * 4, memory=keep[1] / 20, place=keep[2] / 4)
