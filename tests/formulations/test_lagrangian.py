@@ -251,6 +251,38 @@ def test_one_request_at_prices_of_crowds_costs_what_it_costs_by_hand(seed):
     assert by_hand(requests, prices) <= (value + there) * 1.01 + slack
 
 
+def cheapest(pieces, need):
+    """Cost of ``need`` from (price, amount), the cheapest first."""
+    cost = 0.0
+    for price, amount in sorted(pieces):
+        took = min(amount, need)
+        cost, need = cost + price * took, need - took
+    return cost
+
+
+@QUIET
+@given(seed=st.integers(0, 10**6))
+def test_the_cheapest_times_are_taken_and_no_others(seed):
+    rng = np.random.default_rng(seed)
+    need, pieces, count, have, paid = rng.uniform(0.5, 9), [], 0, 0.0, 0.0
+    prices, amounts, where, spare = np.zeros(20), np.zeros(20), np.zeros(20, np.int64), np.zeros((3, 20))
+    for bucket in range(rng.integers(1, 20)):
+        price, wide, late = rng.integers(0, 30) / 10, rng.uniform(0.1, 2), rng.choice([0.0, 0.3, 1.0])
+        there = sum(amount for _, amount in pieces)
+        take, cost = lc._stop(prices, amounts, count, have, paid, need, price, wide, late, spare)
+        options = np.append(np.linspace(max(0.0, need - there), min(wide, need), 60), take)
+        costs = [(price + late) * each + cheapest(pieces, need - each) for each in options]
+        if there + wide < need:
+            assert cost == np.inf
+        else:
+            assert np.isclose(cost, costs[-1]) and cost <= min(costs) + 1e-9
+        pieces.append((price, wide))
+        count, have, paid = lc._add(prices, amounts, where, count, have, paid, need, price, wide, bucket)
+        assert np.isclose(have, min(need, there + wide)) and np.isclose(have, amounts[:count].sum())
+        assert np.isclose(paid, cheapest(pieces, have)) and np.isclose(paid, prices[:count] @ amounts[:count])
+        assert all(pieces[b][0] == price for b, price in zip(where[:count], prices, strict=False))
+
+
 def interference(requests, rng, theta, alike):
     """Of a random schedule without limits: the sum of C - r, and what the docstring of ``lagrangian_crowd`` says that
     it is at least: theta (M - r + (p + constant) / 2 + tokens with those beside them + pairs) + (1 - theta) (C - r)."""
