@@ -59,6 +59,9 @@ SEGMENTS = 2
 STEPS = (0.06, 0.15, 0.3)
 """First steps of prices in proportion to themselves: of the machine, of the level of crowds, and of all others."""
 
+EXCESS, KEPT = (1.0, 3.0), (0.7, 0.8)
+"""Without crowds and with them: most excess of company that counts, and the part of a step kept from those before."""
+
 STRETCHES = 20
 """Stretches of buckets of which the level of crowds' prices moves."""
 
@@ -300,9 +303,10 @@ def improve(requests: Requests, prices: Prices, *, rounds: int) -> tuple[float, 
         if crowded:  # what crowds are paid grows with the root of their price
             used[0] = use.resources[3] + 0.5 * use.resources[4] / np.maximum(now.crowd, 1e-300)
             excess[0] = _level(now.crowd, used[0], there[0])
-        own = np.clip((use.own + use.resources[3][bucket]) / there[0][bucket] - 1.0, -1.0, 3.0)
+        own = (use.own + use.resources[3][bucket]) / there[0][bucket] - 1.0
+        own = np.clip(own, -1.0, EXCESS[crowded])
         smooth = excess if k == 0 else 0.6 * smooth + 0.4 * excess
-        smooth_own = own if k == 0 else 0.8 * smooth_own + 0.2 * own
+        smooth_own = own if k == 0 else KEPT[crowded] * smooth_own + (1 - KEPT[crowded]) * own
         move = steps / (1 + k / 15) * smooth * (table + 0.1 * table.mean(axis=1, keepdims=True))
         table = np.maximum(table + move, 0.0)
         move = STEPS[2] / (1 + k / 10) * smooth_own * (np.minimum(company, 3.0) + 0.25)

@@ -37,6 +37,9 @@ CROWD_ROUNDS = (6, 8, 16, 32, 48)
 BEHIND = 0.9
 """Part of what is proven without crowds that they prove without company where that is worth looking for."""
 
+GAIN = 3e-4
+"""Part by which rounds prove more where it is worth looking further."""
+
 MORE = 3.0
 """How often as many rounds there are at most where requests look ahead less than they may."""
 
@@ -215,10 +218,11 @@ class Pricing:
         beside = (lg.improve(problem, lg.with_company(problem, prices, part), rounds=1) for part in PARTS)
         _, start = max(beside, key=lambda entry: entry[0])
         for rounds in company:
-            more, start = lg.improve(problem, start, rounds=rounds)
-            if more <= value:
+            before, (value, start) = value, lg.improve(problem, start, rounds=rounds)
+            if value > before:
+                prices = start
+            if value < (1 + GAIN) * before:
                 break
-            value, prices = more, start
         return paces(prices)
 
     def evaluate(self, prices: lg.Prices, pace: float, before: float, after: float) -> float:
