@@ -28,6 +28,7 @@ import numpy as np
 from formulations.schedule import Objective, ScheduleInstance
 from formulations.schedule_fill import DUE, LOAD, SEATS, SHORT, filled, kept_first, needed, place, slots_of
 from formulations.schedule_floor import read_of
+from formulations.schedule_halves import Halves
 from formulations.schedule_memory import known, note, places
 from formulations.schedule_togo import compiled, data_of
 from formulations.schedule_toll import NEVER, least_of, owed, owed_next
@@ -89,6 +90,7 @@ class Levels:
             min(work, prod(o + 1 for o in instance.output)),
             np.zeros((0, 0), np.int64),
         )
+        self._halves, self._loose = dict[int, Halves](), set[int]()
 
     def _owed(self, spare: int) -> int:
         cost = self._instance.cost
@@ -112,7 +114,26 @@ class Levels:
         ``result`` is then FOUND with ``steps`` and ``first``, the first decodes; NONE; or GAVE_UP.
         """
         steps = min(self._limits, key=self.value_of)
+        if self._is_tight(steps):
+            self.result, self._limits[steps], done = self._halves[steps].advance(
+                self._limits[steps], work // 2
+            )
+            work -= done
+            if self.result == NONE:
+                return work
+            del self._halves[steps]
+            self._loose.add(steps)
         return self._search(steps, self._limits[steps], work)
+
+    def _is_tight(self, steps: int) -> bool:
+        """Whether both ends may refute more: where those have found or given up, they will again."""
+        fluid = sum(p for p, o in zip(self._instance.prompt, self._instance.output, strict=True) if o == 1)
+        few = fluid < self._instance.tokens and len(self._instance) <= MOST_REQUESTS
+        if not few or steps < 2 or steps in self._loose:
+            return False
+        if steps not in self._halves:
+            self._halves = {steps: Halves(self._instance, steps, work=self._states)}
+        return True
 
     def advance_any(self, steps: int, work: int) -> int:
         """The same of a schedule of so many steps, whatever its toll."""

@@ -37,7 +37,7 @@ def known(data, tree, d, rode, kept):
     for i in range(first.shape[0]):
         if first[i] >= 0:
             keys[d, words[i]] += radix[i] * min(max(1, output[i] - 1), d - first[i])
-    row, found = _row(keys, table, d)
+    row, found = row_of(keys, table, d)
     if not found:
         return np.int64(0)
     more = max(0, kept - table[row, -1])
@@ -48,7 +48,7 @@ def known(data, tree, d, rode, kept):
 def note(tree, d, owes, kept):
     """Remember what the state before step d owes, unless more is known of it."""
     keys, table = tree.keys, tree.table
-    row, found = _row(keys, table, d)
+    row, found = row_of(keys, table, d)
     if not found or table[row, -2] <= owes:
         for j in range(keys.shape[1]):
             table[row, j] = keys[d, j]
@@ -56,7 +56,7 @@ def note(tree, d, owes, kept):
 
 
 @compiled
-def _row(keys, table, d):
+def row_of(keys, table, d):
     """Where a state is in the table, and True; or where it may be, in place of another one if there is no room."""
     h = np.int64(0)
     for j in range(keys.shape[1]):

@@ -43,6 +43,7 @@ _FILES = (
     "schedule_toll.py",
     "schedule_memory.py",
     "schedule_levels.py",
+    "schedule_halves.py",
 )
 VERSION = sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in _FILES)).hexdigest()[:12]
 
@@ -56,7 +57,7 @@ NEAR = 32
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile, and keep it for this version."""
     function.__qualname__ = f"{function.__qualname__}_{VERSION}"
-    return njit(cache=True)(function)
+    return njit(cache=True, nogil=True)(function)
 
 
 Data = namedtuple(

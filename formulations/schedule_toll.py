@@ -76,3 +76,27 @@ def owed_next(tokens, spare, kept, free, most, short, budget, alone, launch):
         if left <= 0 or alone * k >= best:
             return best
         k += 1
+
+
+@compiled
+def owed_before(tokens, spare, need, due, free, pool, budget, alone, launch):
+    """The same backward, where ``need`` tokens, ``due`` of them due, must be computed before the steps that are placed,
+    and the one before these has so much memory free; ``pool``: tokens of answers of one token, in ``tokens``, too.
+
+    Proof: let k iterations run after that step. The rest of ``need`` is kept through it, where it is not read; so it is
+    at most ``free`` and ``spare``. Where k = 0 and something is due, the step itself computes its last token. What it
+    computes is not read there either.
+    """
+    best, k = NEVER, max(0, -(-(need - min(free, spare)) // budget))
+    while True:
+        kept = max(0, need - budget * k)
+        rest = tokens - min(budget * k, need + pool)
+        if k > 0 or due == 0:
+            best = min(best, alone * k + owed(rest, spare - kept, budget, alone, launch))
+        ride = min(budget, spare, free)
+        if ride > 0:
+            owes = owed(rest - ride, spare - max(kept, ride), budget, alone, launch)
+            best = min(best, alone * k + launch + owes)
+        if (kept == 0 and k > 0) or need == 0 or alone * k >= best:
+            return best
+        k += 1

@@ -24,12 +24,13 @@ from formulations.schedule_best import solve
 from formulations.schedule_coarse import coarse, fine
 from formulations.schedule_fill import anneal, schedule_of, slots_of
 from formulations.schedule_floor import floor_of, value_of
+from formulations.schedule_halves import Halves
 from formulations.schedule_levels import FOUND, NONE, Levels
 from formulations.schedule_makespan import counted_floor, fewest_steps
 from formulations.schedule_orders import _schedule, _value, ordered_schedules
 from formulations.schedule_search import search
 from formulations.schedule_togo import data_of
-from formulations.schedule_toll import NEVER, owed, owed_next
+from formulations.schedule_toll import NEVER, least_of, owed, owed_next
 
 LIMITS = Limits(time_s=60, work=5)
 
@@ -251,6 +252,34 @@ def test_counts_of_iterations_below_the_optimum_are_refuted_and_its_own_are_not(
                         assert value >= best, seed
                         annealed_best += value == best
     assert min(found_best, annealed_best) >= 35
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.55, 1.0])
+def test_both_ends_refute_nothing_that_exists(part):
+    """All limits below the least toll of so many steps, and no other; most where no answer has one token."""
+    most = 0
+    for seed in range(60):
+        instance = tiny(
+            seed, requests=(3, 4, 5, 6), longest=9, outputs=4, spare=9, budget=9, base=seed % 2 * 15
+        )
+        least = fewest_steps(instance)
+        for steps in range(max(2, least), min(least + 3, sum(instance.output) - len(instance) + 1)):
+            exact, halves, limit = (
+                Levels(instance, range(steps, steps + 1), work=1000),
+                Halves(instance, steps, work=1000, part=part),
+                0,
+            )
+            exact._loose.add(steps)
+            while exact.result == NONE and exact.value < NEVER // 2:
+                exact.advance(100_000)
+            result, toll = NONE, exact.value - least_of(instance, steps)
+            while result == NONE and limit < NEVER // 2:
+                result, after, _ = halves.advance(limit, 100_000)
+                assert (after > limit) == (result == NONE)
+                assert exact.result != FOUND or after <= toll, (seed, steps)
+                limit = after
+            most += limit == toll
+    assert most >= 80
 
 
 def test_no_next_step_owes_less_than_is_said():
