@@ -45,6 +45,7 @@ they may come from anywhere (``improve``, ``settle``, ``with_company``). ``formu
 compiled half.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -55,6 +56,9 @@ from formulations.relaxations import worth_of_time
 
 SEGMENTS = 2
 """Stretches of tokens of a request, each priced like its cheapest token."""
+
+THREADS, PARTS, ALONE = 2, 4, 100
+"""Of a pass over requests at prices of crowds, for so many requests or more."""
 
 STEPS = (0.06, 0.15, 0.3)
 """First steps of prices in proportion to themselves: of the machine, of the level of crowds, and of all others."""
@@ -255,13 +259,28 @@ def _with_crowds(r: Requests, prices: Prices, costs: FloatArray, offset: IntArra
         )
     else:
         rows, price = np.zeros((5, len(tokens))), np.zeros(len(prices.crowd))
-    total: float = lagrangian_crowd.values(
-        prices.edges, np.vstack([costs, price, prices.crowd, prices.size]), r.release, r.after,
-        lagrangian_crowd.FEW if len(use.ends) else lagrangian_crowd.BLENDS, r.alone, r.prompt_time, r.prompt_share,
-        r.prompt_area, tokens, share, own, context, again, (r.constant, r.token_constant), prices.first(r), offset,
-        prices.company, rows, use.resources, use.own, use.ends, use.works, use.sizes,
-    )  # fmt: skip
-    return total
+    costs = np.vstack([costs, price, prices.crowd, prices.size])
+    blends = lagrangian_crowd.FEW if len(use.ends) else lagrangian_crowd.BLENDS
+    first = prices.first(r)
+
+    def part(begin: int, end: int) -> tuple[float, FloatArray, FloatArray]:
+        here, resources, sizes = slice(begin, end), np.zeros_like(use.resources), np.zeros_like(use.sizes)
+        total: float = lagrangian_crowd.values(
+            prices.edges, costs, r.release[here], r.after[here], blends, r.alone[here], r.prompt_time[here],
+            r.prompt_share[here], r.prompt_area[here], tokens[here], share[here], own[here], context[here],
+            again[here], (r.constant, r.token_constant), first[here], offset[begin : end + 1], prices.company,
+            rows[:, here], resources, use.own, use.ends[here], use.works[here], sizes,
+        )  # fmt: skip
+        return total, resources, sizes
+
+    parts = PARTS if len(tokens) >= ALONE else 1  # the same ones whatever the machine
+    bounds = np.linspace(0, len(tokens), parts + 1).astype(np.int64).tolist()
+    with ThreadPoolExecutor(THREADS) as threads:
+        found = list(threads.map(part, bounds[:-1], bounds[1:]))
+    for _, resources, sizes in found:
+        use.resources[:] += resources
+        use.sizes[:] += sizes
+    return sum(total for total, _, _ in found)
 
 
 def _used(requests: Requests, prices: Prices) -> tuple[float, Use]:

@@ -163,7 +163,7 @@ def _stop(prices, amounts, count, have, paid, need, price, wide, late, spare):
     return take, cost
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def values(edges, prices, release, weight, blends, alone, ready, prompt_share, prompt_area, tokens, share, own,
            context, again, constants, first_of, offset, company, rows, usage, own_use, ends, works,
            sizes):  # fmt: skip
