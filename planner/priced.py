@@ -37,6 +37,9 @@ CROWD_ROUNDS = (6, 8, 16, 32, 48)
 BEHIND = 0.9
 """Part of what is proven without crowds that they prove without company where that is worth looking for."""
 
+SIZES = (0.5, 0.7, 1.0)
+"""Parts of the mean prompt that are tried as the size of crowds: less where prompts are alike."""
+
 GAIN = 3e-4
 """Part by which rounds prove more where it is worth looking further."""
 
@@ -204,6 +207,8 @@ class Pricing:
         settle, alone, *company = self._rounds_of(CROWD_ROUNDS, effort)
         start = max(starts, key=lambda each: lg.improve(problem, each, rounds=1)[0])
         _, start = lg.settle(problem, start, rounds=settle)
+        sizes = (replace(start, size=start.size * part) for part in SIZES)
+        start = max(sizes, key=lambda each: lg.improve(problem, each, rounds=1)[0])
         value, prices = lg.improve(problem, start, rounds=alone)
 
         def paces(prices: lg.Prices) -> list[tuple[float, float, lg.Prices]]:
