@@ -184,7 +184,7 @@ def test_broken_work_before_the_longest_answer_is_noticed(monkeypatch):
 
 
 def test_launches_that_are_left_out_of_the_energy_are_noticed(monkeypatch):
-    """Of lone requests each launch takes time: leaving out a tenth of it proves too much."""
+    """Of lone requests each launch takes time: leaving out a hundredth of it proves too much."""
     changes, trace, objective, relaxation = TIGHT["energy of lone requests"]
     step = linear_step(**changes)
     outcome = serve(step, trace, seed=0, eager=1.0, whole=1.0, victims=0.0)
@@ -194,10 +194,31 @@ def test_launches_that_are_left_out_of_the_energy_are_noticed(monkeypatch):
 
     def fewer(self, flown):
         flight = real(self, flown)
-        return replace(flight, launches=tuple((n, 0.9 * part) for n, part in flight.launches))
+        return replace(flight, launches=tuple((n, 0.99 * part) for n, part in flight.launches))
 
     monkeypatch.setattr(Machines, "_relaunched", fewer)
     assert plan_bound(step, plan_of(step), trace, objective).others[relaxation] > found
+
+
+def test_a_token_computed_again_gains_the_largest_launch_that_is_left_out(monkeypatch):
+    """Whoever computes it: of two requests, one of whose launches counts half, the other gains all of its own."""
+    seen, least = [], busy_energy.BusyEnergy.least_nj
+    monkeypatch.setattr(
+        busy_energy.BusyEnergy, "least_nj", lambda self, flights: seen.append(self) or least(self, flights)
+    )
+    step = linear_step(
+        max_seqs=4, kv_blocks=30, prefill_launch_ps=np.array([2000 * M]), local_ps=table(900 * M, 20 * M),
+        local_nj=table(900 * M, 30 * M), decode_value_nj=(5000 * M * np.arange(5))[None, :, None],
+    )  # fmt: skip
+    trace = burst(8, 4, 12)
+    plan_bound(step, plan_of(step), trace, "energy")
+    alone, both = (
+        seen[0].events(0.3 * seen[0].highest, busy_energy.Flight(time_ps=0.0, launches=launches))
+        for launches in (((1, 1.0),), ((1, 0.5), (1, 1.0)))
+    )
+    later = slice(int(trace.prompt_tokens[0]) + 1, None)
+    assert seen[0].preempts and alone.alphas < 0.5 * both.alphas < 0
+    assert np.allclose(both.decode[later] - both.prompt[later], alone.alphas)
 
 
 def test_broken_prices_are_noticed(monkeypatch):
