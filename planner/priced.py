@@ -35,7 +35,7 @@ CROWD_ROUNDS = (6, 8, 16, 32, 48)
 """Of settling prices of crowds, of looking for better ones, with company, and more of that where it helps."""
 
 BEHIND = 0.9
-"""Part of what is proven without crowds that they prove without company where that is worth looking for."""
+"""Part of what others prove that prices prove without company where that is worth looking for."""
 
 SIZES = (0.5, 0.7, 1.0)
 """Parts of the mean prompt that are tried as the size of crowds: less where prompts are alike."""
@@ -173,7 +173,7 @@ class Pricing:
         found.append((value, pace, prices))
         if before == after:
             found += self._crowded(before, effort, ahead, BEHIND * best()[0])
-        if after > 0 and not len(best()[2].crowd):
+        if after > 0 and value >= BEHIND * best()[0]:
             starts = [lg.with_company(problem, prices, part) for part in PARTS]
             prices = max(starts, key=lambda each: lg.evaluate(problem, each))
             for rounds in company:
