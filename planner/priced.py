@@ -4,7 +4,7 @@ What is sold is the time of the busiest stage of all replicas, KV memory x time 
 sequences; ``planner.bounds`` states the facts F1 to F4 that make each a limit. Prices start from those that prove the
 one-machine relaxation that always runs the shortest job; ``formulations.lagrangian.improve`` makes them better, then
 once more with company besides. For the mean of ends the same is done with prices of crowds, on finer buckets, as they
-need less time. The best counts. Nothing is random.
+need less time; whichever of the two is far behind is left without company. The best counts. Nothing is random.
 """
 
 from dataclasses import dataclass, replace
@@ -209,7 +209,7 @@ class Pricing:
         _, start = lg.settle(problem, start, rounds=settle)
         sizes = (replace(start, size=start.size * part) for part in SIZES)
         start = max(sizes, key=lambda each: lg.improve(problem, each, rounds=1)[0])
-        value, prices = lg.improve(problem, start, rounds=alone)
+        _, prices = lg.improve(problem, start, rounds=alone)
 
         def paces(prices: lg.Prices) -> list[tuple[float, float, lg.Prices]]:
             problems = ((pace, self.requests(weight, weight, pace)) for pace in PACES)
@@ -266,7 +266,8 @@ class Pricing:
         marks = np.unique(np.quantile(release, np.linspace(0, 1, arrivals)))
         marks = np.concatenate([marks, np.linspace(0, horizon, buckets - len(marks) + 1)])
         edges = np.unique(np.rint(marks))
-        kept = edges[np.concatenate([[True], np.diff(edges) > 1e-4 * horizon])]
+        _, first = np.unique((edges / max(1e-4 * horizon, 1.0)).astype(np.int64), return_index=True)
+        kept = edges[first]
         kept[-1] = horizon
         return kept if len(kept) > 1 else np.array([0.0, max(1.0, horizon)])
 

@@ -167,6 +167,23 @@ def test_no_prices_of_crowds_prove_too_much(seed, n, constant, alike):
         assert value <= schedule(limited, rng) * (1 + 1e-9), seed
 
 
+def test_parts_of_a_pass_are_the_whole_pass(monkeypatch):
+    """Sums over requests do not depend on who is in which part; the last of four has one more."""
+    rng = np.random.default_rng(5)
+    requests = problem(rng, 101, 3)
+    requests = replace(requests, before=np.ones(101), after=np.ones(101), alone=np.zeros(101))
+    prices = some_prices(rng, 400.0, requests)
+    crowd = np.sort(rng.exponential(0.5, len(prices.machine)))[::-1].copy()
+    prices = replace(prices, crowd=crowd, size=np.full(len(crowd), 5.0), machine=prices.machine / 20)
+    assert len(requests.release) >= lg.ALONE and len(prices.company)
+    found = {}
+    for parts in (1, 4):
+        monkeypatch.setattr(lg, "PARTS", parts)
+        value, use = lg._used(requests, prices)
+        found[parts] = np.concatenate([[value], *(np.ravel(getattr(use, name)) for name in use.__slots__)])
+    assert (found[1] != 0).any() and np.allclose(found[1], found[4], rtol=1e-12, atol=1e-9)
+
+
 def by_hand(requests, prices):
     """What one request costs at prices of crowds: all moments at which its cheapest tokens change, bucket by bucket."""
     r, p, weight = requests, prices, requests.after[0]
