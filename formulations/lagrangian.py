@@ -275,8 +275,11 @@ def _with_crowds(r: Requests, prices: Prices, costs: FloatArray, offset: IntArra
 
     parts = PARTS if len(tokens) >= ALONE else 1  # the same ones whatever the machine
     bounds = np.linspace(0, len(tokens), parts + 1).astype(np.int64).tolist()
-    with ThreadPoolExecutor(THREADS) as threads:
-        found = list(threads.map(part, bounds[:-1], bounds[1:]))
+    if parts == 1:  # starting threads would take longer than a small pass does
+        found = [part(*bounds)]
+    else:
+        with ThreadPoolExecutor(THREADS) as threads:
+            found = list(threads.map(part, bounds[:-1], bounds[1:]))
     for _, resources, sizes in found:
         use.resources[:] += resources
         use.sizes[:] += sizes

@@ -228,33 +228,15 @@ def values(edges, prices, release, weight, blends, alone, ready, prompt_share, p
                     token[t, c] += min(decode + weight[i] * max(0.0, crowd - less), recomputed) / fast
                 if enough and found < answer:  # else this bucket is not the least
                     _, cost = _stop(
-                        taken[t],
-                        amounts[t],
-                        count[t],
-                        have[t],
-                        paid[t],
-                        need,
-                        token[t, c],
-                        stop - begin,
-                        late,
-                        spare,
-                    )
+                        taken[t], amounts[t], count[t], have[t], paid[t], need, token[t, c], stop - begin, late, spare,
+                    )  # fmt: skip
                     value = wait * spent + late * begin + cost + prompt_least[t, f] + area_least[f]
                     if value > found:
                         found, t_found = value, t
                 if need > 0.0 and stop > begin:
                     count[t], have[t], paid[t] = _add(
-                        taken[t],
-                        amounts[t],
-                        where[t],
-                        count[t],
-                        have[t],
-                        paid[t],
-                        need,
-                        token[t, c],
-                        stop - begin,
-                        c,
-                    )
+                        taken[t], amounts[t], where[t], count[t], have[t], paid[t], need, token[t, c], stop - begin, c,
+                    )  # fmt: skip
             if enough and found < answer:
                 answer, c_best, f_best, t_best = found, c, f, t_found
         if weight[i] * max(ready[i], edges[buckets] - release[i]) < answer:

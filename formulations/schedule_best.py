@@ -23,11 +23,12 @@ from formulations.schedule import Objective, Schedule, ScheduleInstance, greedy_
 from formulations.schedule_cpsat import ScheduleCpSat
 from formulations.schedule_fill import anneal, schedule_of, slots_of
 from formulations.schedule_floor import floor_of, most_steps, value_of
-from formulations.schedule_levels import FOUND, NONE, Levels
+from formulations.schedule_levels import Levels
 from formulations.schedule_makespan import counted_floor, counted_steps, fewest_steps
 from formulations.schedule_orders import ordered_schedules
 from formulations.schedule_search import search
 from formulations.schedule_togo import Data, IntArray, data_of
+from formulations.schedule_toll import FOUND, NONE
 
 MOST_BINARIES, MOST_TERMS = 30_000, 300_000
 """Above these, of all requests and the steps in which they may decode, CP-SAT gains nothing in a minute."""

@@ -33,12 +33,10 @@ from formulations.schedule import Objective, ScheduleInstance
 from formulations.schedule_floor import read_of
 from formulations.schedule_memory import places, row_of
 from formulations.schedule_togo import Data, compiled, data_of
-from formulations.schedule_toll import NEVER, owed_before, owed_next
+from formulations.schedule_toll import FOUND, GAVE_UP, NEVER, NONE, owed_before, owed_next
 
 ROWS, MOST_MOVES = 1 << 22, 1_000_000
 """States remembered at most in each direction, a power of two; moves on a path."""
-
-FOUND, NONE, GAVE_UP = 1, 0, -1
 
 Half = namedtuple("Half", "backward first frames moves table words radix keys size")
 """As in ``schedule_levels.Tree``, for one direction; answers of one token have none of the first steps, -2."""

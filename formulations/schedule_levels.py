@@ -31,14 +31,12 @@ from formulations.schedule_floor import read_of
 from formulations.schedule_halves import Halves
 from formulations.schedule_memory import known, note, places
 from formulations.schedule_togo import compiled, data_of
-from formulations.schedule_toll import NEVER, least_of, owed, owed_next
+from formulations.schedule_toll import FOUND, GAVE_UP, NEVER, NONE, least_of, owed, owed_next
 
 ROWS = 1 << 23
 """States remembered at most; a power of two."""
 
 MOST_MOVES, MOST_REQUESTS = 1_000_000, 62
-
-FOUND, NONE, GAVE_UP = 1, 0, -1
 
 Tree = namedtuple("Tree", "first frames moves table words radix keys size")
 """``first``: first decodes, -1 for none yet; ``frames`` [step, column]; ``moves`` [move, column]: those of a step one

@@ -11,6 +11,9 @@ from formulations.schedule_togo import compiled
 NEVER = 1 << 60
 """The toll of what cannot be."""
 
+FOUND, NONE, GAVE_UP = 1, 0, -1
+"""How a search for schedules below a limit ends."""
+
 
 def least_of(instance: ScheduleInstance, steps: int) -> int:
     """Makespan of so many steps but for the toll.

@@ -146,12 +146,10 @@ class Pricing:
 
     def best(self, before: float, after: float, *, effort: float = 1.0) -> Priced:
         """The best bound found; ``effort`` scales the rounds of looking for better prices."""
-        many = len(self.machines.stats) > MANY
-        ahead = self._ahead(before, after)
-        pairs = min(
-            200.0, PAIRS[many] / len(self.machines.stats)
-        )  # a pass takes as long as pairs of buckets do
-        buckets = int(np.clip(pairs**0.5 * ahead * len(self.machines.stats), *BUCKETS))
+        n = len(self.machines.stats)
+        many, ahead = n > MANY, self._ahead(before, after)
+        pairs = min(200.0, PAIRS[many] / n)  # a pass takes as long as pairs of buckets do
+        buckets = int(np.clip(pairs**0.5 * ahead * n, *BUCKETS))
         edges = self._edges(buckets, buckets // 2)
         first = self._first(edges, before, after)
         found: list[tuple[float, float, lg.Prices]] = []

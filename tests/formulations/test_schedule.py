@@ -25,12 +25,12 @@ from formulations.schedule_coarse import coarse, fine
 from formulations.schedule_fill import anneal, schedule_of, slots_of
 from formulations.schedule_floor import floor_of, value_of
 from formulations.schedule_halves import Halves
-from formulations.schedule_levels import FOUND, NONE, Levels
+from formulations.schedule_levels import Levels
 from formulations.schedule_makespan import counted_floor, fewest_steps
 from formulations.schedule_orders import _schedule, _value, ordered_schedules
 from formulations.schedule_search import search
 from formulations.schedule_togo import data_of
-from formulations.schedule_toll import NEVER, least_of, owed, owed_next
+from formulations.schedule_toll import FOUND, NEVER, NONE, least_of, owed, owed_next
 
 LIMITS = Limits(time_s=60, work=5)
 
