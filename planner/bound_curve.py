@@ -16,6 +16,7 @@ from planner.bound_rows import Scheduler, best_row, own_row, rows_of, swaps
 from planner.bounds import PlanBound
 from planner.contest import contest
 from planner.objective import Objective
+from planner.searched import searched
 from planner.setting import Setting
 from profiles.errors import InputError, nearest
 from simulator.engine import LONGEST_S
@@ -116,6 +117,7 @@ def point(setting: Setting, goal: Objective, axis: str, factor: float) -> Point:
         setting = replace(setting, **kinds)  # type: ignore[arg-type]
     served, _ = contest(setting, goal)
     bound = setting.bound(goal.name, swaps=swaps(served), priced=True)
+    served += searched(setting, goal, served, bound=bound.value)
     return point_of(setting, rows_of(served, bound.value, setting.plan.engine), bound, goal, axis, factor)
 
 

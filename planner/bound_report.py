@@ -25,6 +25,7 @@ from planner.objective import Objective
 from planner.pipeline import Candidate, Evaluator, fitted, goodput_limits
 from planner.placement import place
 from planner.question import Question, check_clocks, check_engine
+from planner.searched import searched
 from planner.setting import BOUNDED, Setting
 from planner.validate import complaints
 from profiles.errors import InputError
@@ -127,6 +128,7 @@ def bound_report(
     notes += left_out
     progress("bounding")
     bound = setting.bound(objective, swaps=swaps(served), priced=True)
+    served += searched(setting, goal, served, bound=bound.value, progress=progress)
     rows = rows_of(served, bound.value, setting.plan.engine)
     gaps: list[Gap] = []
     explained = _explained(rows, plan.engine, goal) if explain else []

@@ -17,6 +17,8 @@ work ahead          as mc-sf, least machine time first, with the best of a few c
 priced              as work ahead, with a cap that follows the price of machine time, higher for short prompts
                     (``Rules.worth``), and requests that join in groups (``Rules.refill``); the best of a few
                     factors of the cap and parts left when a group joins
+searched            the best of all these for mean E2E or TTFT, its order, cap and groups moved by local search over
+                    whole simulations (``planner.searched``), where that is better
 ==================  =====================================================================================
 
 A scheduler that needs output lengths is *clairvoyant*, and no engine runs it. ``reserve`` is what TensorRT-LLM's

@@ -14,6 +14,9 @@ from traces.trace import Trace
 LONGEST_S = 100 * 86_400.0
 """Latest arrival. The clock itself, in int64 picoseconds, goes on for four days more."""
 
+SURE = 2.0**62
+"""Sums of magnitudes below this, computed roughly, fit int64."""
+
 
 def simulate(
     trace: Trace, step: StepCost, engine: EngineSettings, *, replicas: int = 1, skip: bool = True
@@ -261,9 +264,12 @@ def _wide(rest: IntArray, wide: IntArray) -> list[int]:
 
 
 def _exact(table: IntArray, counts: IntArray) -> int:
-    """Sum of table * counts over all stages, in integers of any size."""
+    """Sum of table * counts over all stages, in integers of any size: of 64 bits where those surely suffice."""
     used = np.flatnonzero(counts)
-    return int((table[..., used].astype(object) * counts[used].astype(object)).sum())
+    rows, counts = np.atleast_2d(table[..., used]), counts[used]
+    if float(np.abs(rows).max(initial=0)) * float(counts.sum()) * len(rows) < SURE:
+        return int((rows @ counts).sum())
+    return int((rows.astype(object) * counts.astype(object)).sum())
 
 
 def _breakdown(

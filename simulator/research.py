@@ -160,7 +160,7 @@ def simulate(
     order = np.flatnonzero(need <= blocks)
     arrival, requests = engines.records(trace)
     totals = engines.no_totals(step, replicas)
-    base, each = _keys(rules, trace, weight)
+    base, each = keys(rules, trace, weight)
     cfg = k.Settings(
         mixed=rules.mixed,
         chunked=rules.chunked and step.chunkable,
@@ -191,7 +191,7 @@ def simulate(
     return engines.outcome_of(arrival, requests, replica, rejected, own["free"][:, None].copy(), totals, step)
 
 
-def _keys(rules: Rules, trace: Trace, weight: IntArray | None) -> tuple[IntArray, IntArray]:
+def keys(rules: Rules, trace: Trace, weight: IntArray | None) -> tuple[IntArray, IntArray]:
     """Of each request ``base`` and ``each``: it waits behind those with less ``base - each * generated``."""
     nothing = np.zeros(len(trace), np.int64)
     if rules.order == "prompt":

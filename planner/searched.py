@@ -1,0 +1,133 @@
+"""A scheduler that tries: the order, cap and groups of the best one so far, moved wherever that helps.
+
+Local search, with every simulation at hand to judge a move: requests come earlier or later in the queue, a few or some
+of a stretch of arrivals, or batches are larger and join sooner. It knows all that there is to know, so no engine runs
+it; what it reaches narrows where the optimum is from above, as the bound does from below.
+"""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from formulations.hulls import FloatArray
+from planner.bar import Counted
+from planner.contest import Served, no_research
+from planner.objective import Objective
+from planner.schedulers import Contender
+from planner.setting import Setting
+from simulator import metrics
+from simulator.outcome import Outcome
+from simulator.research import ENGINE_RULES, Rules, keys
+
+SEARCHED = {"latency": "e2e", "ttft": "ttft"}
+"""Objectives that the order of the queue decides, and what each is the mean of."""
+
+TRIES_EACH, MOST_TRIES, MOST_TOKENS = 2, 2000, 400_000_000
+"""Simulations for each request, at most, and of so many generated tokens in all."""
+
+PATIENCE = 200
+"""Tries in a row that find nothing better, after which no more are made."""
+
+NEAR = 1e-3
+"""So near the bound there is nothing to look for, and so little is nothing found."""
+
+FAR, NEARER = 0.1, 0.05
+"""How far requests move in the queue, a part of it: a few of them, or some of a stretch."""
+
+STRETCH, SOME = 100, 0.3
+"""Longest stretch of arrivals, and the part of it that moves."""
+
+RULES_PART, LARGER, SOONER = 0.1, 0.2, 0.1
+"""The part of tries that changes rules; by how much (logarithm of caps; part that is left)."""
+
+PAIR = 2
+"""Tries from the same state, on as many threads; the better one counts. So threads change no answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """``place``: of each request, its place in the queue, 0 to about 1."""
+
+    place: FloatArray
+    rules: Rules
+    value: float
+    outcome: Outcome
+
+
+def searched(
+    setting: Setting, goal: Objective, served: Served, *, bound: float = 0.0, seed: int = 1,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Served:  # fmt: skip
+    """Who is better than all that are served, if one is found: the same inputs find the same.
+
+    Parameters
+    ----------
+    bound
+        On the objective; whoever is near it is good enough.
+    """
+    ranked = sorted((one for one in served if one[2] is not None), key=lambda one: one[2] or 0.0)
+    starts = [(one[0], rules) for one in ranked if (rules := _movable(one[0]))]
+    tokens = int(setting.trace.output_tokens.sum())
+    tries = min(MOST_TRIES, TRIES_EACH * len(setting.trace), MOST_TOKENS // tokens)
+    if goal.name not in SEARCHED or not starts or no_research(setting.plan):
+        return []
+    best = ranked[0][2] or 0.0
+    if best <= bound * (1 + NEAR):
+        return []
+    (first, rules), rng = starts[0], np.random.default_rng(seed)
+    base, _ = keys(rules, setting.trace, setting.weights() if rules.order == "weight" else None)
+    place = np.argsort(np.argsort(base, kind="stable"), kind="stable") / len(base)
+    now = _run(setting, goal, first, place, replace(rules, order="weight"))
+    tried, last = 0, 0
+    with ThreadPoolExecutor(PAIR) as threads:
+        while tried < min(tries, last + PATIENCE):
+            progress(Counted("looking for a better schedule", tried, tries))
+            pair = [_moved(rng, now, setting.plan.engine.max_seqs) for _ in range(PAIR)]
+            found = threads.map(lambda one: _run(setting, goal, first, *one), pair)
+            better, tried = min(found, key=lambda state: state.value), tried + PAIR
+            last = tried if better.value < now.value else last
+            now = better if better.value <= now.value else now
+    if now.value > best * (1 - NEAR):
+        return []
+    return [(Contender(name="searched", engine=first.engine, rules=now.rules), now.outcome, now.value)]
+
+
+def _movable(contender: Contender) -> Rules | None:
+    """Its rules, where its queue could be in any order."""
+    engine, rules = contender.engine, contender.rules
+    if rules is None and engine.policy in ENGINE_RULES and engine.preemption == "recompute":
+        return replace(ENGINE_RULES[engine.policy], order="arrival" if engine.queue == "fcfs" else "prompt")
+    return None if rules is None or rules.pauses else rules
+
+
+def _run(setting: Setting, goal: Objective, contender: Contender, place: FloatArray, rules: Rules) -> _State:
+    weight = np.argsort(np.argsort(place, kind="stable"), kind="stable")
+    outcome = setting.serve(replace(contender, rules=rules), weight)
+    value = metrics.slo_value(outcome, SEARCHED[goal.name], None)
+    return _State(place=place, rules=rules, value=value, outcome=outcome)
+
+
+def _moved(rng: np.random.Generator, now: _State, max_seqs: int) -> tuple[FloatArray, Rules]:
+    """A neighbour: its order and its rules."""
+    place, rules, n = now.place, now.rules, len(now.place)
+    kind = rng.random()
+    if kind < RULES_PART:
+        times, refill = math.exp(rng.normal(0.0, LARGER)), rules.refill + rng.normal(0.0, SOONER)
+        refill = min(1.0, max(0.0, refill))
+        if rules.worth > 0:
+            return place, replace(rules, worth=rules.worth * times, refill=refill)
+        cap = max(1, min(max_seqs, round((rules.cap or max_seqs) * times)))
+        return place, replace(rules, cap=cap, refill=refill)
+    place = place.copy()
+    if kind < (1 + RULES_PART) / 2:
+        few = rng.integers(0, n, size=rng.integers(1, 4))
+        place[few] += rng.normal(0.0, FAR, len(few))
+    else:
+        begin, length = int(rng.integers(0, n)), int(rng.integers(2, STRETCH + 1))
+        some = np.arange(begin, min(n, begin + length))
+        some = some[rng.random(len(some)) < SOME]
+        place[some] += rng.normal(0.0, NEARER, len(some))
+    return place, rules
