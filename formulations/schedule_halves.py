@@ -33,7 +33,7 @@ from formulations.schedule import Objective, ScheduleInstance
 from formulations.schedule_floor import read_of
 from formulations.schedule_memory import places, row_of
 from formulations.schedule_togo import Data, compiled, data_of
-from formulations.schedule_toll import FOUND, GAVE_UP, NEVER, NONE, owed_before, owed_next
+from formulations.schedule_toll import FOUND, GAVE_UP, NEVER, NONE, fitting, owed, owed_before, owed_next
 
 ROWS, MOST_MOVES = 1 << 22, 1_000_000
 """States remembered at most in each direction, a power of two; moves on a path."""
@@ -274,14 +274,7 @@ def _sets(data, half, slots, low, s):
             half.size[LEFT] -= 1
             room, cap = kv - load[s], budget - seats[s]
             rest, spare, free = whole - due[s], frame[SPARE] - room, kv - load[s + 1]
-            most = together = np.int64(0)
-            if not backward:
-                for i in range(n - 1, -1, -1):
-                    if first[i] == -1:
-                        together += prompt[i] + 1
-                        if together > free:
-                            break
-                        most += 1
+            most = np.int64(-1)
             for ride in range(2):
                 if ride and (cap <= 0 or seats[s] >= data.sequences or room <= 0):
                     break
@@ -293,12 +286,17 @@ def _sets(data, half, slots, low, s):
                         due[s], credit, rode, ride, room, rest, frame[POOL], cap, budget
                     )
                 paid, tokens = spent + toll * alone + launch * ride, rest - after + pool
+                owes = owed(tokens, spare, budget, toll, launch)
                 if s + 1 == steps:
                     owes = toll * -(-tokens // budget)
+                elif paid + owes > limit:  # most are left here, before what takes longer
+                    pass
                 elif backward:
                     need = due[s + 1] - after
                     owes = owed_before(tokens, spare, need, due[s + 1], free, pool, budget, toll, launch)
                 else:
+                    if most < 0:
+                        most, _ = fitting(data, first, free)
                     owes = owed_next(tokens, spare, after, free, most, pool, budget, toll, launch)
                 if paid + owes > limit:
                     owed_least = min(owed_least, paid + owes - spent)

@@ -31,7 +31,7 @@ from formulations.schedule_floor import read_of
 from formulations.schedule_halves import Halves
 from formulations.schedule_memory import known, note, places
 from formulations.schedule_togo import compiled, data_of
-from formulations.schedule_toll import FOUND, GAVE_UP, NEVER, NONE, least_of, owed, owed_next
+from formulations.schedule_toll import FOUND, GAVE_UP, NEVER, NONE, fitting, least_of, owed, owed_next
 
 ROWS = 1 << 23
 """States remembered at most; a power of two."""
@@ -279,24 +279,17 @@ def _sets(data, tree, slots, low, d):
             top = kept_first(kv, load[d], seats[d], due[d], short[d], rode)
             alone = needed(due[d], kept, rode, top, budget)
             now = filled(due[d], kept, top, budget, alone, room, rest)
-            most = single = together = np.int64(0)
-            for i in range(n - 1, -1, -1):
-                if first[i] < 0 and output[i] == 1:  # they are the last
-                    single += prompt[i]
-                elif first[i] < 0:
-                    together += prompt[i] + 1
-                    if together > free:
-                        break
-                    most += 1
+            most, single = np.int64(-1), np.int64(0)
             for ride in range(2):
                 after = min(now + budget - seats[d], room, rest) if ride else now
                 if ride and (seats[d] >= min(budget, data.sequences) or after <= 0):
                     break
                 paid = spent + toll * alone + launch * ride
-                if d + 1 < steps:
+                owes = owed(rest - after, spare, budget, toll, launch)
+                if paid + owes <= limit and d + 1 < steps:  # most are left before this, which takes longer
+                    if most < 0:
+                        most, single = fitting(data, first, free)
                     owes = owed_next(rest - after, spare, after, free, most, single, budget, toll, launch)
-                else:
-                    owes = owed(rest - after, spare, budget, toll, launch)
                 if paid + owes > limit:
                     owed_least = min(owed_least, paid + owes - spent)
                 elif high == moves.shape[0]:

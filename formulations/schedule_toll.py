@@ -4,6 +4,8 @@ Y iterations of prompts alone and M decode steps that take prompts along cost (b
 The search of ``schedule_levels`` leaves a path that owes too much of it.
 """
 
+import numpy as np
+
 from formulations.schedule import ScheduleInstance
 from formulations.schedule_floor import work_of
 from formulations.schedule_togo import compiled
@@ -37,18 +39,35 @@ def least_of(instance: ScheduleInstance, steps: int) -> int:
 def owed(tokens, spare, budget, alone, launch):
     """Least toll of so many tokens of prompts, ``budget`` in an iteration, with so much memory that no decode reads.
 
-    An iteration alone costs ``alone``, a step that takes some along ``launch``.
+    An iteration alone costs ``alone``, a step that takes some along ``launch``, which is no more.
 
     Proof: Y iterations compute ``budget`` each at most, and so do M steps, which keep them at their ends where
-    nothing is read: so at most ``spare`` in all.
+    nothing is read: so at most ``spare`` in all. Each step that is full saves an iteration, which costs no less; one
+    more may.
     """
-    best, m = NEVER, 0
-    while True:
-        beside = min(budget * m, spare, max(0, tokens))
-        best = min(best, launch * m + alone * -(-(max(0, tokens) - beside) // budget))
-        if beside >= min(spare, max(0, tokens)):
-            return best
-        m += 1
+    tokens = max(0, tokens)
+    most = max(0, min(spare, tokens))
+    m = most // budget
+    best = launch * m + alone * -(-(tokens - budget * m) // budget)
+    if most > budget * m:
+        best = min(best, launch * (m + 1) + alone * -(-(tokens - most) // budget))
+    return best
+
+
+@compiled
+def fitting(data, first, free):
+    """Of requests that have not begun: how many fit so much free memory together, the smallest first, and tokens of
+    answers of one token, which are the last."""
+    most = single = together = np.int64(0)
+    for i in range(first.shape[0] - 1, -1, -1):
+        if first[i] == -1 and data.output[i] == 1:
+            single += data.prompt[i]
+        elif first[i] == -1:
+            together += data.prompt[i] + 1
+            if together > free:
+                break
+            most += 1
+    return most, single
 
 
 @compiled
