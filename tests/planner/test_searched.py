@@ -17,6 +17,7 @@ from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
 from profiles.plan import EngineSettings, Plan
 from traces.synth import synthesize
+from traces.trace import Trace
 
 TRACE = synthesize(
     requests=60, rate=400, prompt_mean=300, prompt_sd=300, output_mean=60, output_sd=60, most_tokens=1500, name="crowd"
@@ -25,15 +26,19 @@ QUESTION = Question(model=load_model("opt-125m"), fleet=homogeneous("l40s", gpus
 PLAN = Plan(layers_per_stage=(12,), engine=EngineSettings(max_seqs=16, token_budget=512))
 
 
-@pytest.fixture(scope="module")
-def case() -> Setting:
+def setting(trace: Trace) -> Setting:
     """More requests than places, of lengths that differ: their order matters."""
-    evaluator, steps = Evaluator(QUESTION, silicon=False), []
+    evaluator, steps = Evaluator(replace(QUESTION, trace=trace), silicon=False), []
     for policy in ("vllm-v1", "orca"):
         plan = replace(PLAN, engine=replace(PLAN.engine, policy=policy))
         placed = place(plan, QUESTION.fleet.pools[0])
         steps.append(evaluator.step(Candidate(plan=plan, pool=0, placement=placed)))
-    return Setting(trace=TRACE, plan=PLAN, chunked=steps[0], whole=steps[1])
+    return Setting(trace=trace, plan=PLAN, chunked=steps[0], whole=steps[1])
+
+
+@pytest.fixture(scope="module")
+def case() -> Setting:
+    return setting(TRACE)
 
 
 def test_it_is_better_than_all_others_and_never_below_the_bound(case):
@@ -92,3 +97,20 @@ def test_a_report_has_it_where_it_wins():
     rows = bound_report(QUESTION, PLAN, "latency", silicon=False, explain=False).schedulers
     best = min(rows, key=lambda row: row.value or np.inf)
     assert best.name == "searched" and best.ratio is not None and best.ratio >= 1
+
+
+@pytest.mark.parametrize("objective", ["latency", "ttft"])
+@pytest.mark.parametrize("rate", [60, 200, 2000])
+def test_whoever_tries_hard_stays_above_the_prices(objective, rate):
+    """Of all schedulers it comes nearest to the bound, so it is the one to break it."""
+    goal = BOUNDED[objective]
+    for seed in range(2):
+        trace = synthesize(
+            requests=40, rate=rate, prompt_mean=300, prompt_sd=400, output_mean=30, output_sd=40, most_tokens=1200,
+            seed=seed,
+        )  # fmt: skip
+        here = setting(trace)
+        served, _ = contest(here, goal)
+        bound = here.bound(objective, swaps=False, priced=True).value
+        values = [value for _, _, value in [*served, *searched(here, goal, served)] if value is not None]
+        assert bound <= min(values), seed
