@@ -28,8 +28,9 @@ SEARCHED = {"latency": "e2e", "ttft": "ttft"}
 TRIES_EACH, MOST_TRIES, MOST_TOKENS = 2, 2000, 400_000_000
 """Simulations for each request, at most, and of so many generated tokens in all."""
 
-PATIENCE = 200
-"""Tries in a row that find nothing better, after which no more are made."""
+PATIENCE, SAID = 200, 250
+"""Tries in a row that find nothing better, after which no more are made, a quarter of all at most; how often it is said
+how many were made."""
 
 NEAR = 1e-3
 """So near the bound there is nothing to look for, and so little is nothing found."""
@@ -75,16 +76,17 @@ def searched(
     if goal.name not in SEARCHED or not starts or no_research(setting.plan):
         return []
     best = ranked[0][2] or 0.0
-    if best <= bound * (1 + NEAR):
+    if best <= bound * (1 + NEAR) or not _order_matters(served):
         return []
     (first, rules), rng = starts[0], np.random.default_rng(seed)
     base, _ = keys(rules, setting.trace, setting.weights() if rules.order == "weight" else None)
     place = np.argsort(np.argsort(base, kind="stable"), kind="stable") / len(base)
     now = _run(setting, goal, first, place, replace(rules, order="weight"))
-    tried, last = 0, 0
+    tried, last, patience = 0, 0, min(PATIENCE, tries // 4)
     with ThreadPoolExecutor(PAIR) as threads:
-        while tried < min(tries, last + PATIENCE):
-            progress(Counted("looking for a better schedule", tried, tries))
+        while tried < min(tries, last + patience):
+            if tried % SAID == 0:
+                progress(Counted("looking for a better schedule", tried, tries))
             pair = [_moved(rng, now, setting.plan.engine.max_seqs) for _ in range(PAIR)]
             found = threads.map(lambda one: _run(setting, goal, first, *one), pair)
             better, tried = min(found, key=lambda state: state.value), tried + PAIR
@@ -93,6 +95,16 @@ def searched(
     if now.value > best * (1 - NEAR):
         return []
     return [(Contender(name="searched", engine=first.engine, rules=now.rules), now.outcome, now.value)]
+
+
+def _order_matters(served: Served) -> bool:
+    """Whether the shortest prompt first is another schedule than the first that came: else nobody waits for others."""
+    ends = {
+        outcome.finish_ps.tobytes()
+        for each, outcome, _ in served
+        if each.rules is None and each.engine.policy == "vllm-v1" and each.engine.preemption == "recompute"
+    }
+    return len(ends) != 1
 
 
 def _movable(contender: Contender) -> Rules | None:

@@ -57,10 +57,10 @@ def bounds_of(question: Question) -> PlanBounds:
     return PlanBounds(step, plan, TraceStats(question.trace))
 
 
-def load_of(question: Question) -> float:
+def load_of(question: Question) -> str:
     span = question.trace.duration_s
     at_once = replace(question, trace=loads(question.trace)["at once"])
-    return bounds_of(at_once).bound("makespan").value / span if span else float("inf")
+    return f"{bounds_of(at_once).bound('makespan').value / span:.2f}" if span else "-"
 
 
 def seconds(question: Question) -> tuple[float, float]:
@@ -103,7 +103,7 @@ def main() -> None:
             closed, prices = seconds(question)
             name = name.replace(", iterations counted by", ",").replace("work of stage 1, ", "work, ")
             print(
-                f"| {trace.name} | {arrivals} | {load_of(question):.2f} | {' | '.join(ratios)} | {by} | {name} "
+                f"| {trace.name} | {arrivals} | {load_of(question)} | {' | '.join(ratios)} | {by} | {name} "
                 f"| {closed:.1f} | {prices:.1f} |",
                 flush=True,
             )

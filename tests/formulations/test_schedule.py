@@ -294,7 +294,7 @@ def test_no_next_step_owes_less_than_is_said():
         long, single = ([rng.randint(1, 4) for _ in range(rng.randint(0, most))] for most in (3, 2))
         kept, free, spare, budget = rng.randint(0, 3), rng.randint(0, 9), rng.randint(0, 9), rng.randint(1, 5)
         launch = rng.randint(0, 9)
-        alone = launch + rng.randint(1, 9)
+        alone = launch + rng.randint(0, 9)
         tokens, least = max(0, sum(long) + sum(single) - kept), NEVER
         for starts, ends in product(some(long), some(single)):
             due, room = sum(starts) + sum(ends), free - sum(starts) - len(starts)
