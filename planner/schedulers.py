@@ -76,11 +76,24 @@ def policy(base: EngineSettings, name: Policy, queue: str, *, swap: bool = False
     return Contender(name=f"{name} {queue}" + " swap" * swap, engine=engine, runs_on=runs_on)
 
 
-def _changed(base: EngineSettings, name: Policy, queue: str, words: str, **changes: object) -> Contender:
-    found = policy(base, name, queue)
-    order = "arrival" if queue == "fcfs" else "prompt"
-    rules = replace(ENGINE_RULES[name], order=order, **changes)  # type: ignore[arg-type]
-    runs_on = tuple(each for each in found.runs_on if each in RESERVING) if words == "reserve" else ()
+def rules_of(engine: EngineSettings) -> Rules:
+    """The rules of its policy and queue.
+
+    Raises
+    ------
+    KeyError
+        When no rules give that policy.
+
+    Examples
+    --------
+    >>> rules_of(EngineSettings(policy="vllm-v1", queue="sjf")).order
+    'prompt'
+    """
+    return replace(ENGINE_RULES[engine.policy], order="arrival" if engine.queue == "fcfs" else "prompt")
+
+
+def _changed(found: Contender, words: str, runs_on: tuple[str, ...] = (), **changes: object) -> Contender:
+    rules = replace(rules_of(found.engine), **changes)  # type: ignore[arg-type]
     return replace(found, name=f"{found.name} {words}", rules=rules, runs_on=runs_on)
 
 
@@ -89,12 +102,14 @@ def reserving(base: EngineSettings) -> Iterator[Contender]:
     names: tuple[Policy, ...] = ("vllm-v0", "vllm-v1", "sarathi")
     for name in names:
         for queue in QUEUES:
-            yield _changed(base, name, queue, "reserve", admission="peak", watermark=False)
+            found = policy(base, name, queue)
+            runs_on = tuple(each for each in found.runs_on if each in RESERVING)
+            yield _changed(found, "reserve", runs_on, admission="peak", watermark=False)
 
 
 def shortest_evicted(base: EngineSettings, name: Policy, queue: str) -> Contender:
     """A policy that evicts, with another victim."""
-    return _changed(base, name, queue, "srf", victim="fewest")
+    return _changed(policy(base, name, queue), "srf", victim="fewest")
 
 
 def clairvoyant(base: EngineSettings) -> Iterator[Contender]:
@@ -127,12 +142,7 @@ def capped(base: EngineSettings) -> list[Contender]:
 def fewer_places(base: EngineSettings, queue: str) -> list[Contender]:
     """vllm-v1 with fewer sequences at once, of which a report keeps the best: engines have this as a setting."""
     found = policy(base, "vllm-v1", queue)
-    order = "arrival" if queue == "fcfs" else "prompt"
-    return [
-        replace(found, name=f"{found.name} cap {cap}", rules=Rules(order=order, cap=cap))  # type: ignore[arg-type]
-        for cap in CAPS
-        if cap < base.max_seqs
-    ]
+    return [_changed(found, f"cap {cap}", found.runs_on, cap=cap) for cap in CAPS if cap < base.max_seqs]
 
 
 def priced(base: EngineSettings, worth: float) -> list[Contender]:
@@ -158,5 +168,6 @@ __all__ = [
     "policy",
     "priced",
     "reserving",
+    "rules_of",
     "shortest_evicted",
 ]

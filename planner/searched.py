@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from formulations.hulls import FloatArray
+from formulations.hulls import FloatArray, IntArray
 from planner.bar import Counted
 from planner.contest import Served, no_research
 from planner.objective import Objective
-from planner.schedulers import Contender
+from planner.schedulers import Contender, rules_of
 from planner.setting import Setting
 from simulator import metrics
 from simulator.outcome import Outcome
@@ -69,19 +69,17 @@ def searched(
     bound
         On the objective; whoever is near it is good enough.
     """
-    ranked = sorted((one for one in served if one[2] is not None), key=lambda one: one[2] or 0.0)
-    starts = [(one[0], rules) for one in ranked if (rules := _movable(one[0]))]
+    if goal.name not in SEARCHED or no_research(setting.plan) or not _order_matters(served):
+        return []
+    ranked = sorted(((value, each) for each, _, value in served if value is not None), key=lambda one: one[0])
+    starts = [(each, rules) for _, each in ranked if (rules := _movable(each))]
+    if not starts or ranked[0][0] <= bound * (1 + NEAR):
+        return []
+    best, (first, rules), rng = ranked[0][0], starts[0], np.random.default_rng(seed)
     tokens = int(setting.trace.output_tokens.sum())
     tries = min(MOST_TRIES, TRIES_EACH * len(setting.trace), MOST_TOKENS // tokens)
-    if goal.name not in SEARCHED or not starts or no_research(setting.plan):
-        return []
-    best = ranked[0][2] or 0.0
-    if best <= bound * (1 + NEAR) or not _order_matters(served):
-        return []
-    (first, rules), rng = starts[0], np.random.default_rng(seed)
     base, _ = keys(rules, setting.trace, setting.weights() if rules.order == "weight" else None)
-    place = np.argsort(np.argsort(base, kind="stable"), kind="stable") / len(base)
-    now = _run(setting, goal, first, place, replace(rules, order="weight"))
+    now = _run(setting, goal, first, _ranks(base) / len(base), replace(rules, order="weight"))
     tried, last, patience = 0, 0, min(PATIENCE, tries // 4)
     with ThreadPoolExecutor(PAIR) as threads:
         while tried < min(tries, last + patience):
@@ -111,13 +109,17 @@ def _movable(contender: Contender) -> Rules | None:
     """Its rules, where its queue could be in any order."""
     engine, rules = contender.engine, contender.rules
     if rules is None and engine.policy in ENGINE_RULES and engine.preemption == "recompute":
-        return replace(ENGINE_RULES[engine.policy], order="arrival" if engine.queue == "fcfs" else "prompt")
+        return rules_of(engine)
     return None if rules is None or rules.pauses else rules
 
 
+def _ranks(values: FloatArray | IntArray) -> IntArray:
+    """How many come before each, the least first."""
+    return np.argsort(np.argsort(values, kind="stable"), kind="stable")
+
+
 def _run(setting: Setting, goal: Objective, contender: Contender, place: FloatArray, rules: Rules) -> _State:
-    weight = np.argsort(np.argsort(place, kind="stable"), kind="stable")
-    outcome = setting.serve(replace(contender, rules=rules), weight)
+    outcome = setting.serve(replace(contender, rules=rules), _ranks(place))
     value = metrics.slo_value(outcome, SEARCHED[goal.name], None)
     return _State(place=place, rules=rules, value=value, outcome=outcome)
 

@@ -24,6 +24,8 @@ from planner.question import Question
 from planner.shares import TraceStats
 from profiles.fleet import homogeneous
 from profiles.huggingface import load_model
+from profiles.plan import Plan
+from profiles.stepcost import StepCost
 from traces.read import read_trace
 from traces.trace import Trace
 from traces.transform import first, scale_rate
@@ -49,25 +51,24 @@ def loads(trace: Trace) -> dict[str, Trace]:
     }
 
 
-def bounds_of(question: Question) -> PlanBounds:
+def tables(question: Question) -> tuple[StepCost, Plan]:
     plan = plan_from_axes(question.model, parse_axes("tp=8"))
-    step = Evaluator(question, silicon=False).step(
-        Candidate(plan=plan, pool=0, placement=place(plan, question.fleet.pools[0]))
-    )
-    return PlanBounds(step, plan, TraceStats(question.trace))
+    candidate = Candidate(plan=plan, pool=0, placement=place(plan, question.fleet.pools[0]))
+    return Evaluator(question, silicon=False).step(candidate), plan
 
 
 def load_of(question: Question) -> str:
-    span = question.trace.duration_s
-    at_once = replace(question, trace=loads(question.trace)["at once"])
-    return f"{bounds_of(at_once).bound('makespan').value / span:.2f}" if span else "-"
+    if not (span := question.trace.duration_s):
+        return "-"
+    at_once = TraceStats(loads(question.trace)["at once"])
+    return f"{PlanBounds(*tables(question), at_once).bound('makespan').value / span:.2f}"
 
 
 def seconds(question: Question) -> tuple[float, float]:
     """For all four bounds of the plan, tables at hand, and for the prices of latency besides."""
-    stats = bounds_of(question)
+    step, plan = tables(question)
     start = time.perf_counter()
-    bounds = PlanBounds(stats.step, stats.plan, TraceStats(question.trace))
+    bounds = PlanBounds(step, plan, TraceStats(question.trace))
     for objective in BOUNDED:
         bounds.bound(objective)
     closed = time.perf_counter()
