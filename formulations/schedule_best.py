@@ -4,7 +4,7 @@
 2. Best-first search (``schedule_search``): first with few states kept, for a good schedule, then with all. It solves
    sums of ends for a dozen requests, and whatever few states lead to.
 3. For the makespan where all arrive at once, before that: first decodes by annealing (``schedule_fill``), then limits
-   on what iterations of prompts cost, refuted one after another (``schedule_levels``, ``schedule_halves``).
+   on what iterations of prompts cost, refuted one after another (``schedule_levels``).
 4. For all else CP-SAT on what is left: the model by decode steps (``schedule_cpsat``).
 
 Every schedule is run (``schedule.replay``), and its time is the value; the largest bound holds. The same limits give
@@ -26,9 +26,9 @@ from formulations.schedule_floor import floor_of, most_steps, value_of
 from formulations.schedule_levels import Levels
 from formulations.schedule_makespan import counted_floor, counted_steps, fewest_steps
 from formulations.schedule_orders import ordered_schedules
+from formulations.schedule_paths import FOUND, NONE
 from formulations.schedule_search import search
 from formulations.schedule_togo import Data, IntArray, data_of
-from formulations.schedule_toll import FOUND, NONE
 
 MOST_BINARIES, MOST_TERMS = 30_000, 300_000
 """Above these, of all requests and the steps in which they may decode, CP-SAT gains nothing in a minute."""
@@ -51,7 +51,7 @@ MOVED, MOST_MOVED, MOVED_EACH, RESTARTS, SLOWER = 8_000_000, 10_000_000, 1_000, 
 """First decodes moved for each unit of work, divided by steps; at most, and of so many requests to the third power;
 how often that is begun anew; by how much the moves that ``fill`` counts are fewer."""
 
-SETS, SOME = 8_000_000, 10
+SETS, SOME = 4_000_000, 10
 """Sets of requests tried by ``schedule_levels`` for each unit of work; the part of them for any schedule where
 annealing finds none."""
 

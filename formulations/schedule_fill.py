@@ -63,13 +63,14 @@ def filled(due, kept, first, budget, alone, room, rest):
 
 
 @compiled
-def kept_first(kv, load, seats, due, short, rode):
+def kept_first(kv, load, seats, due, short, last):
     """Tokens of prompts that memory keeps after one iteration before a step, beside who decodes before and in it.
 
     Of several iterations this is the first. Answers of one token that are due take none of it if they are complete
-    since the step before, which took some along: then they have left.
+    since the step before, which took some along: then they have left. There they were kept beside all that was read:
+    no more than ``last``, 0 where it took none.
     """
-    return kv - (load - seats - (due - short)) + (short if rode else 0)
+    return kv - (load - seats - (due - short)) + min(short, last)
 
 
 @compiled
@@ -88,7 +89,8 @@ def fill(data, slots, whole, ways, parents):
         room = max(0, data.kv - slots[LOAD, d]) if d < steps else np.int64(0)
         for w in range(count):
             kept, rode, cost = ways[d, w, 0], ways[d, w, 1], ways[d, w, 2]
-            first = kept_first(data.kv, slots[LOAD, d], slots[SEATS, d], due, slots[SHORT, d], rode)
+            last = max(0, data.kv - slots[LOAD, d - 1]) if rode else np.int64(0)
+            first = kept_first(data.kv, slots[LOAD, d], slots[SEATS, d], due, slots[SHORT, d], last)
             alone = needed(due, kept, rode, first, data.tokens)
             now = filled(due, kept, first, data.tokens, alone, room, rest)
             for ride in range(2):
@@ -221,7 +223,8 @@ def schedule_of(instance: ScheduleInstance, data: Data, first: IntArray, steps: 
         load, seats, due, short = map(int, slots[:, d])
         rest -= due
         room = max(0, instance.kv - load) if d < steps else 0
-        most = kept_first(instance.kv, load, seats, due, short, rode)
+        last = instance.kv - int(slots[LOAD, d - 1]) if rode else 0
+        most = kept_first(instance.kv, load, seats, due, short, last)
         now = int(filled(due, kept, most, instance.tokens, alone, room, rest))
         kept = min(now + instance.tokens - seats, room, rest) if ride else now
         rode = ride

@@ -42,6 +42,24 @@ def counted_floor(instance: ScheduleInstance) -> int:
     return min(instance.arrival) + work + (best or 0)
 
 
+def least_of(instance: ScheduleInstance, steps: int) -> int:
+    """Makespan of so many steps but for the toll.
+
+    Examples
+    --------
+    >>> from formulations.schedule import BatchCost
+    >>> cost = BatchCost(base=100, token=1, launch=10, decode=20, sequence=0, read=0)
+    >>> instance = ScheduleInstance(arrival=(0, 0), prompt=(5, 5), output=(3, 3), own=(0, 0), kv=99, tokens=8,
+    ...                             sequences=2, cost=cost)
+    >>> least_of(instance, 2)  # of 14 tokens
+    254
+    """
+    cost, launches = instance.cost, -(-sum(instance.prompt) // instance.tokens)
+    return (
+        min(instance.arrival) + work_of(instance) - cost.launch * launches + (cost.base + cost.decode) * steps
+    )
+
+
 def fewest_steps(instance: ScheduleInstance) -> int:
     """Decode steps of the longest answer, or that memory or sequences need."""
     read = sum(read_of(instance, i) for i in range(len(instance)))

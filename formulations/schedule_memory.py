@@ -1,8 +1,9 @@
-"""What the search of ``schedule_levels`` remembers of states it has left: what they owe at least, in a table of rows.
+"""States that the search of ``schedule_paths`` has left as they have no way on, in a table of rows.
 
 A state is the step, whether the one before took prompts along, and how far every request is: its key, a few words. A
-row is a key, what the state owes, and the tokens it kept then. One that keeps fewer owes no less, and one that keeps
-more at most an iteration less for every ``tokens`` of them, as it could be followed with so many more iterations.
+row is a key, the iterations alone, the steps that take prompts along and the tokens kept with which there was no way.
+With fewer of any there is none, and none with as many more tokens kept as an iteration computes if one less is left,
+as it could be run. Where only a part may be wasted this is true of the same search alone: such rows have its tag.
 """
 
 import numpy as np
@@ -12,12 +13,12 @@ from formulations.schedule_togo import IntArray, compiled
 BITS, PROBES = 62, 8
 
 
-def places(outputs: IntArray, steps: int) -> tuple[IntArray, IntArray, int]:
+def places(outputs: IntArray, states: int) -> tuple[IntArray, IntArray, int]:
     """Word of each request in the key, what its progress is multiplied by there, and how many words there are.
 
-    The first begins with the step and whether the last took prompts along.
+    The first begins with the step and what the last took along: one of so many states.
     """
-    words, radix, word, size, room = [], [], 0, 2 * (steps + 1), 1 << BITS
+    words, radix, word, size, room = [], [], 0, states, 1 << BITS
     for output in map(int, outputs):
         if size * (output + 1) > room:
             word, size = word + 1, 1
@@ -28,48 +29,48 @@ def places(outputs: IntArray, steps: int) -> tuple[IntArray, IntArray, int]:
 
 
 @compiled
-def known(data, tree, d, rode, kept):
-    """What the state before step d is known to owe; leaves its key."""
+def known(data, tree, s, rode, alone, rides, kept, tag):
+    """Whether the state before step s is known to have no way on; leaves its key."""
     keys, table = tree.keys, tree.table
     first, output, words, radix = tree.first, data.output, tree.words, tree.radix
-    keys[d, :] = 0
-    keys[d, 0] = 2 * d + rode
+    keys[s, :] = 0
+    keys[s, 0] = s + keys.shape[0] * rode
     for i in range(first.shape[0]):
         if first[i] >= 0:
-            keys[d, words[i]] += radix[i] * min(max(1, output[i] - 1), d - first[i])
-    row, found = row_of(keys, table, d)
-    if not found:
-        return np.int64(0)
-    more = max(0, kept - table[row, -1])
-    return table[row, -2] - (data.base + data.launch) * -(-more // data.tokens)
+            most = output[i] if tree.backward else max(1, output[i] - 1)  # backward its prompt is due then
+            keys[s, words[i]] += radix[i] * min(most, s - first[i])
+    row, found = row_of(keys, table, s)
+    if not found or table[row, -1] != tag or rides > table[row, -3]:
+        return False
+    more = max(0, kept - table[row, -2])
+    return alone - (-more // data.tokens) <= table[row, -4]
 
 
 @compiled
-def note(tree, d, owes, kept):
-    """Remember what the state before step d owes, unless more is known of it."""
+def note(tree, s, alone, rides, kept, tag):
+    """Remember that the state before step s has no way on."""
     keys, table = tree.keys, tree.table
-    row, found = row_of(keys, table, d)
-    if not found or table[row, -2] <= owes:
-        for j in range(keys.shape[1]):
-            table[row, j] = keys[d, j]
-        table[row, -2], table[row, -1] = owes, kept
+    row, _ = row_of(keys, table, s)
+    for j in range(keys.shape[1]):
+        table[row, j] = keys[s, j]
+    table[row, -4], table[row, -3], table[row, -2], table[row, -1] = alone, rides, kept, tag
 
 
 @compiled
-def row_of(keys, table, d):
+def row_of(keys, table, s):
     """Where a state is in the table, and True; or where it may be, in place of another one if there is no room."""
     h = np.int64(0)
     for j in range(keys.shape[1]):
-        h = (h ^ keys[d, j]) * np.int64(-7046029254386353131)
+        h = (h ^ keys[s, j]) * np.int64(-7046029254386353131)
         h ^= (h >> 29) & np.int64((1 << 35) - 1)
     row = np.int64(0)
     for k in range(PROBES):
         row = (h + k) & (table.shape[0] - 1)
-        if table[row, -2] < 0:
+        if table[row, -4] < 0:
             return row, False
         same = True
         for j in range(keys.shape[1]):
-            same = same and table[row, j] == keys[d, j]
+            same = same and table[row, j] == keys[s, j]
         if same:
             return row, True
     return row, False

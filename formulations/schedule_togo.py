@@ -40,10 +40,8 @@ _FILES = (
     "schedule_search.py",
     "schedule_orders.py",
     "schedule_fill.py",
-    "schedule_toll.py",
+    "schedule_paths.py",
     "schedule_memory.py",
-    "schedule_levels.py",
-    "schedule_halves.py",
 )
 VERSION = sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in _FILES)).hexdigest()[:12]
 

@@ -4,12 +4,12 @@ import heapq
 import random
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, combinations, product
+from itertools import product
 
 import numpy as np
 import pytest
 
-from formulations import schedule_best, schedule_floor
+from formulations import schedule_best, schedule_floor, schedule_paths
 from formulations.problem import Limits, Status
 from formulations.schedule import (
     BatchCost,
@@ -24,13 +24,12 @@ from formulations.schedule_best import solve
 from formulations.schedule_coarse import coarse, fine
 from formulations.schedule_fill import anneal, schedule_of, slots_of
 from formulations.schedule_floor import floor_of, value_of
-from formulations.schedule_halves import Halves
 from formulations.schedule_levels import Levels
 from formulations.schedule_makespan import counted_floor, fewest_steps
 from formulations.schedule_orders import _schedule, _value, ordered_schedules
+from formulations.schedule_paths import FOUND, MORE, NONE, Paths
 from formulations.schedule_search import search
 from formulations.schedule_togo import data_of
-from formulations.schedule_toll import FOUND, NEVER, NONE, least_of, owed, owed_next
 
 LIMITS = Limits(time_s=60, work=5)
 
@@ -254,64 +253,102 @@ def test_counts_of_iterations_below_the_optimum_are_refuted_and_its_own_are_not(
     assert min(found_best, annealed_best) >= 35
 
 
+def counts_of(instance):
+    """Decode steps, iterations alone and steps that take prompts along of every schedule where all arrive at once."""
+    n, start = len(instance), Server(instance)
+    states, seen, found = [(start, 0, 0, 0)], set(), set()
+    while states:
+        server, *counts = states.pop()
+        if min(server.last) >= 0:
+            found.add(tuple(counts))
+            continue
+        for decodes in (False, True):
+            choices = [range(min(instance.prompt[i] - server.done[i], instance.tokens) + 1) for i in range(n)]
+            for sizes in product(*choices):
+                chunks = tuple((i, c) for i, c in enumerate(sizes) if c)
+                if chunks or (decodes and server.running):
+                    other = copied(server)
+                    with suppress(ValueError):
+                        other.run(Iteration(decodes=decodes and bool(server.running), chunks=chunks))
+                        beside = decodes and server.running
+                        after = (
+                            counts[0] + bool(beside),
+                            counts[1] + (not beside),
+                            counts[2] + bool(beside and chunks),
+                        )
+                        key = (tuple(other.done), tuple(other.emitted), *after)
+                        if key not in seen:
+                            seen.add(key)
+                            states.append((other, *after))
+    return found
+
+
+def ended_search(paths, work=200_000):
+    while paths.result == MORE:
+        paths.go_on(work)
+    return paths.result
+
+
+def small(seed):
+    return tiny(seed, requests=(2, 3, 3), longest=3, outputs=3, spare=5, budget=5)
+
+
+def test_whatever_exists_is_found_from_either_end():
+    """With as many iterations as any schedule has; most counts that no schedule has are refuted."""
+    some, refuted, open_ = 0, 0, 0
+    for seed in range(150):
+        instance = small(seed)
+        exist = counts_of(instance)
+        for steps in {d for d, _, _ in exist if d > 0}:
+            for backward in (False, True):
+                paths = Paths(instance, steps, backward=backward, states=1000)
+                for alone, rides in product(range(1, 4), range(min(3, steps) + 1)):
+                    there = any(d == steps and y <= alone and m <= rides for d, y, m in exist)
+                    paths.begin(alone, rides)
+                    result = ended_search(paths)
+                    assert result == FOUND or not there, (seed, steps, backward, alone, rides)
+                    some += there
+                    refuted += not there and result == NONE
+                    open_ += not there and result == FOUND
+    assert some >= 500 and refuted >= 4 * open_ > 0
+
+
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.55, 1.0])
-def test_both_ends_refute_nothing_that_exists(part):
-    """All limits below the least toll of so many steps, and no other; most where no answer has one token."""
-    most = 0
-    for seed in range(60):
-        instance = tiny(
-            seed, requests=(3, 4, 5, 6), longest=9, outputs=4, spare=9, budget=9, base=seed % 2 * 15
-        )
-        least = fewest_steps(instance)
-        for steps in range(max(2, least), min(least + 3, sum(instance.output) - len(instance) + 1)):
-            exact, halves, limit = (
-                Levels(instance, range(steps, steps + 1), work=1000),
-                Halves(instance, steps, work=1000, part=part),
-                0,
-            )
-            exact._loose.add(steps)
-            while exact.result == NONE and exact.value < NEVER // 2:
-                exact.advance(100_000)
-            result, toll = NONE, exact.value - least_of(instance, steps)
-            while result == NONE and limit < NEVER // 2:
-                result, after, _ = halves.advance(limit, 100_000)
-                assert (after > limit) == (result == NONE)
-                assert exact.result != FOUND or after <= toll, (seed, steps)
-                limit = after
-            most += exact.result == FOUND and limit == toll
-    assert most >= 80
+@pytest.mark.parametrize("scarce", ["unread", "waste"])
+def test_what_exists_is_found_from_one_end_where_both_may_waste_but_a_part(part, scarce):
+    some = 0
+    for seed in range(150, 250):
+        instance = small(seed)
+        for steps, alone, rides in counts_of(instance):
+            ends = [Paths(instance, steps, backward=b, states=1000) for b in (False, True) if steps > 0]
+            for end, until in zip(ends, (steps // 2, steps - steps // 2), strict=False):
+                waste = end.spare + instance.tokens * alone - sum(instance.prompt)
+                whole = {"unread": end.spare, "waste": waste}
+                most = int(part * whole[scarce])
+                limits = whole | {scarce: whole[scarce] - most - 1 if end is ends[1] else most}
+                end.begin(alone, rides, until=until, **limits)
+            assert not ends or FOUND in [ended_search(end) for end in ends], (seed, steps, alone, rides)
+            some += 1
+    assert some >= 300
 
 
-def test_no_next_step_owes_less_than_is_said():
-    """Against all that may start in it, after any iterations, with any tokens kept and taken along."""
-
-    def some(prompts):
-        return chain.from_iterable(combinations(prompts, k) for k in range(len(prompts) + 1))
-
-    equal = 0
-    for seed in range(600):
-        rng = random.Random(seed)
-        long, single = ([rng.randint(1, 4) for _ in range(rng.randint(0, most))] for most in (3, 2))
-        kept, free, spare, budget = rng.randint(0, 3), rng.randint(0, 9), rng.randint(0, 9), rng.randint(1, 5)
-        launch = rng.randint(0, 9)
-        alone = launch + rng.randint(0, 9)
-        tokens, least = max(0, sum(long) + sum(single) - kept), NEVER
-        for starts, ends in product(some(long), some(single)):
-            due, room = sum(starts) + sum(ends), free - sum(starts) - len(starts)
-            if 0 <= room <= spare:
-                for k, computed, beside in product(
-                    range(4 if due else 1), range(tokens + 1), range(budget + 1)
-                ):
-                    after = kept + computed - due
-                    if computed <= min(budget * k, tokens - beside) and 0 <= after <= room - beside:
-                        rest = owed(tokens - computed - beside, spare - room, budget, alone, launch)
-                        least = min(least, alone * k + launch * (beside > 0) + rest)
-        together = [sum(sorted(long)[:k]) + k for k in range(1, len(long) + 1)]
-        most = sum(each <= free for each in together)
-        said = owed_next(tokens, spare, kept, free, most, sum(single), budget, alone, launch)
-        assert said <= least, seed
-        equal += said == least
-    assert equal >= 200
+@pytest.mark.parametrize("name, value", [("WORDS", 1), ("ROWS", 4), ("ROWS", 1 << 12)])
+def test_what_is_marked_or_remembered_changes_no_answer(monkeypatch, name, value):
+    """Sums that share a bit; few states in the table."""
+    answers = list[list[int]]()
+    for changed in (False, True):
+        if changed:
+            monkeypatch.setattr(schedule_paths, name, value)
+        answers.append([])
+        for seed in range(30):
+            instance = tiny(seed, requests=7, longest=60, outputs=5, spare=150, budget=60)
+            for steps in range(fewest_steps(instance), fewest_steps(instance) + 2):
+                for backward, alone, rides in product((False, True), (2, 4, 6), (0, 2)):
+                    paths = Paths(instance, steps, backward=backward, states=10**6)
+                    paths.begin(alone, rides)
+                    answers[-1].append(ended_search(paths))
+    assert answers[0] == answers[1]
+    assert min(answers[0].count(FOUND), answers[0].count(NONE)) >= 50
 
 
 @pytest.mark.parametrize("objective", Objective)

@@ -1,0 +1,482 @@
+"""Unison schedules of so many decode steps and iterations of prompts, looked for from either end, compiled.
+
+For ``schedule_levels``: is there a schedule of D decode steps with at most Y iterations of prompts alone and M steps
+that take prompts along, where all arrive at once? Depth first over steps: which requests decode first in a step, which
+answers of one token end before it (backward: decode last, and end after it), and whether it takes prompts along. A
+path runs as few iterations alone as those due need, each as full as memory allows.
+
+*Waste* is memory that no decode reads, and ``tokens`` of every iteration alone, less the tokens of prompts computed.
+A schedule's is kv D - reads + ``tokens`` Y - prompts in all, and no step's is less than nothing: what iterations
+compute is due or kept, what is kept or taken along is not read. So a path knows what it may still waste, and by that
+how much is read in a step and how much is due before it, but for so much: ``_mark_sums`` marks such sums,
+``_mark_ahead`` those that lead to one with requests to come, and few sets are left to try (``_sets``).
+
+Where both ends are searched, a forward path may waste only a part in the first half of the steps, and a backward one
+less than the rest in the second: every schedule does one of the two, and neither path has much room where its ways are
+many. The same holds of memory that is not read, which may be the scarcer one.
+
+Proof that a path that follows a schedule, in its sets and the steps that take prompts along, has a way: let it be b
+iterations alone behind. Forward it keeps no fewer tokens than the schedule less b ``tokens``, and b is not negative,
+by induction over steps: where the schedule runs none and the path must, what is due fits memory, as the schedule has
+it there; else the path can run as many less what it was behind; and where it keeps less than is left over, memory is
+full. Backward the same holds of the tokens that must have been kept, its *debt*: ``kept`` is less the debt. So the path
+never wastes more than the schedule has, and ends with no more iterations. Of requests that are alike the first begins
+first. By the same induction a state has no way on where the same first decodes had none with as many tokens kept and
+iterations left, or with fewer kept and an iteration more for every ``tokens`` of them (``schedule_memory``).
+"""
+
+from collections import namedtuple
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from formulations.schedule import Objective, ScheduleInstance
+from formulations.schedule_fill import DUE, LOAD, SEATS, SHORT, filled, kept_first, needed, slots_of
+from formulations.schedule_floor import read_of
+from formulations.schedule_memory import known, note, places
+from formulations.schedule_togo import IntArray, compiled, data_of
+
+FOUND, NONE, GAVE_UP, MORE = 1, 0, -1, 2
+"""How a search ends; MORE: it has not yet."""
+
+ROWS, MOST_MOVES, MOST_REQUESTS, WORDS = 1 << 21, 1_000_000, 62, 8
+"""States remembered at most, a power of two; moves on a path; requests, a bit each; words of sums, 64 bits each."""
+
+Tree = namedtuple("Tree", "backward first slots frames moves table words radix keys sums listed size")
+"""``first``: the step in which each request begins from this end, -1 for none yet; ``slots``: of
+``schedule_fill``, in steps from this end; ``frames`` [step, column]; ``moves`` [move, column]: those of a step one
+after another; ``table``: of ``schedule_memory``, with ``words``, ``radix`` and ``keys`` [step]; ``sums``: see
+``_mark_sums``; ``listed`` [row, place]: see WHICH; ``size``: see LEFT."""
+LEFT, WHOLE, POOL, DEPTH, UNTIL, UNREAD, WASTE, TAG = range(8)
+"""Columns: work left; tokens of all prompts, and of answers of one token; the step where to go on; how many steps are
+the first half, what memory may not be read there, and what may be wasted; the number of the search."""
+LOW, HIGH, NEXT, CHOSEN, RODE, KEPT, BEGUN, SPARE, ALONE, RIDES = range(10)
+"""Columns: moves from, to; the next; the requests that begin, a bit each; 0 if the last step took nothing along, else 1
+and its memory for answers of one token; tokens kept; tokens of prompts due; memory not read from here on; iterations
+alone and steps that take prompts along that are left."""
+SOME = 30
+"""Moves that are sorted one by one."""
+
+WHO, KEEPS, RIDE, RUNS, WASTES = range(5)
+WHICH, READS, DUES, MUST, PICKED = range(5)
+"""Rows: requests that may begin, what each adds to either sum, whether it begins now or never; places of those that
+do."""
+
+
+class Paths:
+    """Schedules of so many steps from one end.
+
+    Examples
+    --------
+    >>> from formulations.schedule import BatchCost
+    >>> cost = BatchCost(base=100, token=1, launch=10, decode=20, sequence=0, read=0)
+    >>> instance = ScheduleInstance(arrival=(0, 0), prompt=(5, 5), output=(3, 3), own=(0, 0), kv=99, tokens=8,
+    ...                             sequences=2, cost=cost)
+    >>> for alone in (1, 2):  # both decode in both steps
+    ...     for backward in (False, True):
+    ...         paths = Paths(instance, 2, backward=backward, states=1000)
+    ...         paths.begin(alone, 2)
+    ...         work = paths.go_on(1000)
+    ...         print(paths.result == FOUND, paths.first.tolist() if paths.result == FOUND else None)
+    False None
+    False None
+    True [0, 0]
+    True [0, 0]
+    """
+
+    def __init__(self, instance: ScheduleInstance, steps: int, *, backward: bool, states: int) -> None:
+        n, columns = len(instance), ("arrival", "prompt", "output", "own")
+        reads = [
+            (p + (o - 1 if backward else 1)) * (o > 1)
+            for p, o in zip(instance.prompt, instance.output, strict=True)
+        ]
+        self._order = sorted(range(n), key=lambda i: -reads[i])  # those that read most in their first step
+        ordered = {column: tuple(getattr(instance, column)[i] for i in self._order) for column in columns}
+        self._data = data_of(replace(instance, **ordered), Objective.MAKESPAN)  # type: ignore[arg-type]
+        self._steps, self.spare = steps, instance.kv * steps - sum(read_of(instance, i) for i in range(n))
+        pool = sum(p for p, o in zip(instance.prompt, instance.output, strict=True) if o == 1)
+        words, radix, count = places(self._data.output, (steps + 2) * (pool + 2))
+        states = min(states, prod(o + 1 for o in instance.output))
+        rows = min(ROWS, 1 << (2 * (steps + 1) * states).bit_length())
+        wide = min(WORDS, 1 + (instance.kv + pool) // 64) + 1
+        size = np.array([0, sum(instance.prompt), pool, 0, 0, 0, 0, 0])
+        self._tree = Tree(
+            backward, np.full(n, -1), slots_of(steps), np.zeros((steps + 2, 10), np.int64),
+            np.zeros((MOST_MOVES, 5), np.int64), np.full((rows, count + 4), -1, np.int64), words, radix,
+            np.zeros((steps + 2, count), np.int64), np.zeros((2, n + 1, wide), np.uint64),
+            np.zeros((5, n), np.int64), size,
+        )  # fmt: skip
+        self.result = NONE
+
+    def begin(self, alone: int, rides: int, *, until: int = 0, unread: int = 0, waste: int = 0) -> None:
+        """Look for schedules of at most so many iterations alone and steps that take prompts along.
+
+        In the first ``until`` steps no more memory may be ``unread``, and no more wasted.
+        """
+        tree = self._tree
+        tree.first[:], tree.slots[:], tree.frames[:] = -1, 0, 0
+        tree.frames[0, SPARE], tree.frames[0, ALONE], tree.frames[0, RIDES] = self.spare, alone, rides
+        tree.size[DEPTH : WASTE + 1] = -1, until, unread, waste
+        tree.size[TAG] += 1
+        self.result = MORE
+
+    def go_on(self, work: int) -> int:
+        """Look on for so much work, about; returns what was done."""
+        if self.result != MORE:
+            return 0
+        self._tree.size[LEFT] = work
+        self.result = int(_run(self._data, self._tree))
+        return work - int(self._tree.size[LEFT])
+
+    @property
+    def first(self) -> IntArray:
+        """First decodes of what was found."""
+        first, there = np.zeros(len(self._order), np.int64), self._tree.first
+        first[self._order] = self._steps - there - self._data.output + 1 if self._tree.backward else there
+        return first
+
+
+@compiled
+def _run(data, tree):
+    """Depth first over steps; FOUND leaves the first steps in the tree."""
+    frames, moves, size = tree.frames, tree.moves, tree.size
+    s, result = size[DEPTH], NONE
+    if s < 0:
+        s, result = 0, _enter(data, tree, 0, 0)
+    while result == NONE:
+        if size[LEFT] < 0:
+            size[DEPTH] = s
+            return MORE
+        frame = frames[s]
+        if frame[CHOSEN] >= 0:
+            _place_all(data, tree, frame[CHOSEN], s, -1)
+            frame[CHOSEN] = -1
+        if frame[NEXT] >= frame[HIGH]:
+            if frame[LOW] >= 0:
+                note(tree, s, frame[ALONE], frame[RIDES], frame[KEPT], size[TAG] if s < size[UNTIL] else 0)
+            if s == 0:
+                return NONE
+            s -= 1
+            continue
+        move = moves[frame[NEXT]]
+        frame[NEXT] += 1
+        _place_all(data, tree, move[WHO], s, 1)
+        frame[CHOSEN] = move[WHO]
+        child = frames[s + 1]
+        child[KEPT], child[RODE] = move[KEEPS], 0 if tree.backward else move[RIDE]
+        child[ALONE], child[RIDES] = frame[ALONE] - move[RUNS], frame[RIDES] - (move[RIDE] > 0)
+        child[BEGUN] = frame[BEGUN] + tree.slots[DUE, s]
+        child[SPARE] = frame[SPARE] - (data.kv - tree.slots[LOAD, s])
+        s += 1
+        result = _enter(data, tree, frame[HIGH], s)
+    return result
+
+
+@compiled
+def _read(prompt, output, backward, t):
+    """Tokens that a request reads in its step t from this end."""
+    return prompt + (output - 1 - t if backward else t + 1)
+
+
+@compiled
+def _place(slots, prompt, output, backward, s, sign):
+    """Add (1) or remove (-1) a request that begins in step s."""
+    for t in range(output - 1):
+        slots[LOAD, s + t] += sign * _read(prompt, output, backward, t)
+        slots[SEATS, s + t] += sign
+    due = s + output - 1 if backward else s
+    slots[DUE, due] += sign * prompt
+    if output == 1:
+        slots[SHORT, due] += sign * prompt
+
+
+@compiled
+def _place_all(data, tree, chosen, s, sign):
+    for i in range(tree.first.shape[0]):
+        if chosen >> i & 1:
+            _place(tree.slots, data.prompt[i], data.output[i], tree.backward, s, sign)
+            tree.first[i] = s if sign > 0 else -1
+
+
+@compiled
+def _limits(data, tree, s):
+    """What may be wasted from step s on, and what memory may not be read; in the first half of the steps, there."""
+    frame, first, size = tree.frames[s], tree.frames[0], tree.size
+    waste = frame[SPARE] + data.tokens * frame[ALONE] + frame[KEPT] + frame[BEGUN] - size[WHOLE]
+    unread = frame[SPARE]
+    if s < size[UNTIL]:
+        passed, runs = first[SPARE] - frame[SPARE], first[ALONE] - frame[ALONE]
+        waste = min(waste, size[WASTE] - (passed + data.tokens * runs - frame[BEGUN] - frame[KEPT]))
+        unread = min(unread, size[UNREAD] - passed)
+    return waste, unread
+
+
+@compiled
+def _alone_before(need, due, ride, room, top, budget):
+    """Backward: iterations alone after a step, before which no more is kept than ``room``, for so many tokens.
+
+    ``top``: what memory keeps after the first of them; ``due``: of the tokens, those due.
+    """
+    if need <= room and (ride or due == 0):
+        return 0
+    return max(1, -(-(need - room) // budget), 1 - (-(need - top) // budget))
+
+
+@compiled
+def _enter(data, tree, low, s):
+    """The moves of step s, none where its state has no way on; FOUND after the last where those due fit."""
+    frame, slots, size = tree.frames[s], tree.slots, tree.size
+    frame[LOW], frame[HIGH], frame[NEXT], frame[CHOSEN] = -1, low, low, -1
+    size[LEFT] -= 1
+    if s == slots.shape[1] - 1:
+        due = size[WHOLE] - frame[BEGUN]
+        if tree.backward:
+            short = due - (slots[DUE, s] - slots[SHORT, s])
+            top = kept_first(data.kv, slots[LOAD, s - 1], slots[SEATS, s - 1], due, short, 0)
+            alone = _alone_before(due - frame[KEPT], due, False, 0, top, data.tokens)
+        else:
+            top = kept_first(data.kv, 0, 0, due, due, max(0, frame[RODE] - 1))
+            alone = needed(due, frame[KEPT], frame[RODE], top, data.tokens)
+        if alone > frame[ALONE]:
+            return NONE
+        for i in range(tree.first.shape[0]):
+            if tree.first[i] < 0:
+                tree.first[i] = s
+        return FOUND
+    waste, unread = _limits(data, tree, s)
+    tag = size[TAG] if s < size[UNTIL] else 0
+    if waste < 0 or known(data, tree, s, frame[RODE], frame[ALONE], frame[RIDES], frame[KEPT], tag):
+        return NONE
+    frame[LOW] = low
+    count = _list(data, tree, s)
+    if count < 0:
+        return NONE
+    _mark_sums(data, tree, s, count, waste, unread)
+    digits = _shared(data, tree)
+    words = 1 + ((data.kv - slots[LOAD, s] + size[POOL]) >> digits >> 6)
+    _mark_ahead(tree.sums, tree.listed, count, words, digits)
+    high = low
+    if _is_marked(tree.sums, 0, 0, 0, 0):
+        high = _sets(data, tree, s, count, low, waste, unread)
+        if high < 0:
+            return GAVE_UP
+    frame[HIGH] = high
+    _sort(tree.moves, low, high)
+    return NONE
+
+
+@compiled
+def _older(data, tree, s):
+    """Memory of those who decode on, beside prompts that are computed before step s (backward: after)."""
+    load, seats, due, short = tree.slots[LOAD], tree.slots[SEATS], tree.slots[DUE], tree.slots[SHORT]
+    if not tree.backward:
+        return load[s] - seats[s]
+    return load[s - 1] - seats[s - 1] - (due[s] - short[s]) if s > 0 else 0
+
+
+@compiled
+def _fits(slots, prompt, output, backward, s, kv, most):
+    """Whether a request may begin in step s beside those that have."""
+    for t in range(output - 1):
+        if slots[LOAD, s + t] + _read(prompt, output, backward, t) > kv or slots[SEATS, s + t] >= most:
+            return False
+    return True
+
+
+@compiled
+def _list(data, tree, s):
+    """List the requests that may begin in step s; returns how many, -1 where one must that may not.
+
+    The prompt of an answer of one token is kept beside who decodes on.
+    """
+    count, end, most = 0, tree.slots.shape[1], min(data.sequences, data.tokens)
+    older, listed, backward = _older(data, tree, s), tree.listed, tree.backward
+    for i in range(tree.first.shape[0]):
+        prompt, output = data.prompt[i], data.output[i]
+        if tree.first[i] >= 0:
+            continue
+        fits = s + output <= end and _fits(tree.slots, prompt, output, backward, s, data.kv, most)
+        if not fits and output > 1 and s + output >= end:
+            return -1
+        if fits and (output > 1 or older + prompt <= data.kv):
+            reads = _read(prompt, output, backward, 0) if output > 1 else 0
+            listed[WHICH, count], listed[READS, count] = i, reads
+            listed[DUES, count] = max(reads, prompt) if backward else prompt
+            listed[MUST, count] = output > 1 and s + output == end
+            count += 1
+    return count
+
+
+@compiled
+def _shared(data, tree):
+    """Sums share a bit where they are the same but for so many binary digits."""
+    digits, bits = 0, 64 * (tree.sums.shape[2] - 1)
+    while (data.kv + tree.size[POOL]) >> digits >= bits:
+        digits += 1
+    return digits
+
+
+@compiled
+def _mark_sums(data, tree, s, count, waste, unread):
+    """Mark sums of a set for step s that waste no more than ``waste`` and leave no more memory ``unread``.
+
+    Of tokens that the set reads there, and of those due before it; backward, of those read and of answers of one token.
+
+    Proof: forward, k iterations alone compute and the path keeps no fewer than are due; what is over is kept through
+    the step, where it is not read, or wasted: so it is at most ``waste``. What is not read, less what the step takes
+    along, is wasted, too. Backward, let the debt and those due *need* so much: k iterations compute all that is not
+    kept through the step, where it is not read, so free - read + ``tokens`` k - need is at least nothing; and it is
+    wasted, but for what is kept and not taken along. A step that takes prompts along computes all tokens that the
+    other iterations left cannot.
+    """
+    frame, sums, budget = tree.frames[s], tree.sums, data.tokens
+    sums[:, count] = 0
+    free, digits = data.kv - tree.slots[LOAD, s], _shared(data, tree)
+    now = frame[KEPT] + (free - tree.slots[DUE, s] if tree.backward else 0)
+    if not frame[RODE] and not tree.backward:
+        _mark(sums, 1, count, 0, 0, digits)
+    for k in range(frame[RODE] == 0 and not tree.backward, frame[ALONE] + 1):
+        _mark(sums, 1, count, now + budget * k - waste, now + budget * k, digits)
+    _mark(sums, 0, count, free - min(unread, waste), free, digits)
+    if frame[RIDES] > 0:
+        over = budget * (frame[ALONE] + frame[RIDES]) - (tree.size[WHOLE] - frame[BEGUN] - frame[KEPT])
+        _mark(sums, 0, count, free - min(unread, waste + budget - 1), free - (budget - over), digits)
+
+
+@compiled
+def _mark(sums, row, place, low, high, digits):
+    low, high = max(0, low) >> digits, min(high >> digits, 64 * (sums.shape[2] - 1) - 1)
+    ones = ~np.uint64(0)
+    for j in range(low >> 6, (high >> 6) + 1 if low <= high else 0):
+        word = ones
+        if j == low >> 6:
+            word &= ones << np.uint64(low & 63)
+        if j == high >> 6:
+            word &= ones >> np.uint64(63 - (high & 63))
+        sums[row, place, j] |= word
+
+
+@compiled
+def _is_marked(sums, place, reads, dues, digits):
+    x, y = reads >> digits, dues >> digits
+    a, b = sums[0, place, x >> 6] >> np.uint64(x & 63), sums[1, place, y >> 6] >> np.uint64(y & 63)
+    return a & b & np.uint64(1) != 0
+
+
+@compiled
+def _mark_ahead(sums, listed, count, words, digits):
+    """From each place of those listed on, sums that lead to a marked one with requests from there on."""
+    for place in range(count - 1, -1, -1):
+        for row in range(2):
+            for j in range(words):
+                sums[row, place, j] = np.uint64(0) if listed[MUST, place] else sums[row, place + 1, j]
+            sums[row, place, words], by = 0, listed[READS + row, place] >> digits
+            _shift(sums, row, place, words, by)
+            if digits > 0:
+                _shift(sums, row, place, words, by + 1)
+
+
+@compiled
+def _shift(sums, row, place, words, by):
+    """Add the marks of the next place, each for a sum that is smaller by so much."""
+    q, r = by >> 6, np.uint64(by & 63)
+    for j in range(words - q):
+        word = sums[row, place + 1, j + q] >> r
+        if r > 0:
+            word |= sums[row, place + 1, j + q + 1] << (np.uint64(64) - r)
+        sums[row, place, j] |= word
+
+
+@compiled
+def _sets(data, tree, s, count, low, waste, unread):
+    """A move for every set of listed requests with marked sums, with and without prompts taken along.
+
+    Returns where they end, -1 where there are too many.
+    """
+    listed, sums, slots, first, backward = tree.listed, tree.sums, tree.slots, tree.first, tree.backward
+    alike, prompt, output, kv = data.alike, data.prompt, data.output, data.kv
+    most, free = min(data.sequences, data.tokens), data.kv - slots[LOAD, s]
+    digits, place, depth, chosen, reads, dues, high = _shared(data, tree), 0, 0, 0, 0, 0, low
+    while True:
+        while place < count:
+            i, a, b = listed[WHICH, place], listed[READS, place], listed[DUES, place]
+            if (
+                reads + a <= free
+                and _is_marked(sums, place + 1, reads + a, dues + b, digits)
+                and (alike[i] < 0 or first[alike[i]] >= 0)
+                and _fits(slots, prompt[i], output[i], backward, s, kv, most)
+            ):
+                _place(slots, prompt[i], output[i], backward, s, 1)
+                first[i], listed[PICKED, depth] = s, place
+                depth, chosen, reads, dues = depth + 1, chosen | 1 << i, reads + a, dues + b
+            elif listed[MUST, place] or not _is_marked(sums, place + 1, reads, dues, digits):
+                break
+            place += 1
+        else:
+            high = _moves(data, tree, s, chosen, high, waste, unread)
+            if high < 0:
+                return high
+        again = False
+        while not again and depth > 0:  # the last one chosen does not begin
+            depth -= 1
+            place = listed[PICKED, depth]
+            i = listed[WHICH, place]
+            _place(slots, prompt[i], output[i], backward, s, -1)
+            first[i], chosen = -1, chosen & ~(1 << i)
+            reads, dues = reads - listed[READS, place], dues - listed[DUES, place]
+            again = not listed[MUST, place] and _is_marked(sums, place + 1, reads, dues, digits)
+            place += 1
+        if not again:
+            return high
+
+
+@compiled
+def _moves(data, tree, s, chosen, high, waste, unread):
+    """Add the moves of a set that is placed; returns where they end, -1 where there are too many."""
+    slots, frame, moves, kv, budget = tree.slots, tree.frames[s], tree.moves, data.kv, data.tokens
+    load, seats, due, short = slots[LOAD, s], slots[SEATS, s], slots[DUE, s], slots[SHORT, s]
+    kept = frame[KEPT]
+    tree.size[LEFT] -= 1
+    if seats == 0 or kv - load > unread:
+        return high
+    room, cap, rest = kv - load, budget - seats, tree.size[WHOLE] - frame[BEGUN] - due
+    for ride in range(2 if frame[RIDES] > 0 and cap > 0 and seats < data.sequences and room > 0 else 1):
+        if tree.backward:
+            last, need = room if ride else 0, due - kept
+            before, beside = (slots[LOAD, s - 1], slots[SEATS, s - 1]) if s > 0 else (0, 0)
+            top = kept_first(kv, before, beside, due, short, last)
+            alone = _alone_before(need, due, ride, room, top, budget)
+            after = -max(0, need - budget * alone - (cap if ride else 0))
+        else:
+            top = kept_first(kv, load, seats, due, short, max(0, frame[RODE] - 1))
+            alone = needed(due, kept, frame[RODE], top, budget)
+            after = filled(due, kept, top, budget, alone, room, rest)
+            if ride:
+                after = min(after + cap, room, rest)
+                if after <= 0:
+                    return high
+        wastes, left = room + budget * alone + kept - due - after, frame[ALONE] - alone
+        could = left + (frame[RIDES] - ride if s + 2 < slots.shape[1] else 0)
+        if left < 0 or wastes > waste or rest - after > budget * could:
+            continue
+        if high == moves.shape[0]:
+            return -1
+        moves[high, WHO], moves[high, KEEPS] = chosen, after
+        moves[high, RUNS], moves[high, WASTES] = alone, wastes
+        moves[high, RIDE] = ride * (1 + min(room, tree.size[POOL]))
+        high += 1
+    return high
+
+
+@compiled
+def _sort(moves, low, high):
+    """Those that waste least first."""
+    if high - low > SOME:
+        moves[low:high] = moves[low:high][np.argsort(moves[low:high, WASTES])]
+        return
+    for k in range(low + 1, high):
+        while k > low and moves[k - 1, WASTES] > moves[k, WASTES]:
+            for column in range(moves.shape[1]):
+                moves[k - 1, column], moves[k, column] = moves[k, column], moves[k - 1, column]
+            k -= 1
