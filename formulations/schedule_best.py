@@ -51,8 +51,8 @@ MOVED, MOST_MOVED, MOVED_EACH, RESTARTS, SLOWER = 8_000_000, 10_000_000, 1_000, 
 """First decodes moved for each unit of work, divided by steps; at most, and of so many requests to the third power;
 how often that is begun anew; by how much the moves that ``fill`` counts are fewer."""
 
-SETS, SOME = 4_000_000, 10
-"""Sets of requests tried by ``schedule_levels`` for each unit of work; the part of them for any schedule where
+PLACED, SOME = 3_000_000, 10
+"""Requests that ``schedule_levels`` places for each unit of work; the part of them for any schedule where
 annealing finds none."""
 
 BEAM = 400
@@ -107,7 +107,7 @@ def solve(
         for schedule in ordered_schedules(instance, objective, tries=tries, seed=limits.seed):
             best.take(schedule)
     if not best.optimal and counts:
-        best.fill_and_refute(limits, int(work * SETS))
+        best.fill_and_refute(limits, int(work * PLACED))
     few = len(instance) <= FEW or not counts
     if not best.optimal and few:
         best.search(moves // 4, width=BEAM)

@@ -407,6 +407,9 @@ def _sets(data, tree, s, count, low, waste, unread):
                 and (alike[i] < 0 or first[alike[i]] >= 0)
                 and _fits(slots, prompt[i], output[i], backward, s, kv, most)
             ):
+                tree.size[LEFT] -= 1
+                if tree.size[LEFT] < -MOST_MOVES:
+                    return -1
                 _place(slots, prompt[i], output[i], backward, s, 1)
                 first[i], listed[PICKED, depth] = s, place
                 depth, chosen, reads, dues = depth + 1, chosen | 1 << i, reads + a, dues + b
@@ -437,7 +440,6 @@ def _moves(data, tree, s, chosen, high, waste, unread):
     slots, frame, moves, kv, budget = tree.slots, tree.frames[s], tree.moves, data.kv, data.tokens
     load, seats, due, short = slots[LOAD, s], slots[SEATS, s], slots[DUE, s], slots[SHORT, s]
     kept = frame[KEPT]
-    tree.size[LEFT] -= 1
     if seats == 0 or kv - load > unread:
         return high
     room, cap, rest = kv - load, budget - seats, tree.size[WHOLE] - frame[BEGUN] - due
