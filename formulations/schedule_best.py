@@ -45,15 +45,16 @@ FEWER = 10
 """By how much those are fewer where first decodes are moved, too."""
 
 FEW = 10
-"""Requests for which the search is tried for that makespan; for more, states are soon too many."""
+"""Requests for which the search is tried for that makespan, and any better schedule is looked for with all work; for
+more, states are soon too many."""
 
 MOVED, MOST_MOVED, MOVED_EACH, RESTARTS, SLOWER = 8_000_000, 10_000_000, 1_000, 6, 40
 """First decodes moved for each unit of work, divided by steps; at most, and of so many requests to the third power;
 how often that is begun anew; by how much the moves that ``fill`` counts are fewer."""
 
-PLACED, SOME = 3_000_000, 10
-"""Requests that ``schedule_levels`` places for each unit of work; the part of them for any schedule where
-annealing finds none."""
+PLACED, SOME, PROBE = 3_000_000, 10, 6
+"""Requests that ``schedule_levels`` places for each unit of work; the parts of them for any better schedule
+where annealing finds none, and where so many steps are tried first."""
 
 BEAM = 400
 """States kept of all with the same number of iterations."""
@@ -165,9 +166,8 @@ class _Best:
             if levels.value_of(steps) < self.value:
                 found = self._anneal(data, steps, limits, rng)
                 if not found:
-                    levels.advance_any(steps, work)
+                    self._below(levels, data, steps, work)
                     found = levels.result == FOUND
-                    self._take_first(data, levels.first, steps, found)
             steps -= 1
 
     def _anneal(self, data: Data, steps: int, limits: Limits, rng: np.random.Generator) -> bool:
@@ -195,14 +195,35 @@ class _Best:
                 self.take(schedule_of(self.instance, data, first, steps))
 
     def refute(self, levels: Levels, work: int) -> None:
-        """Levels below the schedule, until one is found, all are refuted or the work is done."""
+        """Levels below the schedule, until one is found, all are refuted or the work is done.
+
+        Where so many steps are tried first, any better schedule is looked for, as long as one is found: of few requests
+        that leads to the end.
+        """
+        data, tried = data_of(self.instance, self.objective), set[int]()
+        some = work if len(self.instance) <= FEW else work // PROBE
         levels.result = NONE
         while levels.result == NONE and levels.value < self.value:
             self.floor = max(self.floor, levels.value)
-            work = levels.advance(work)
+            if levels.cheapest not in tried:
+                tried.add(levels.cheapest)
+                some = min(some, work)
+                work -= some - self._below(levels, data, levels.cheapest, some)
+                levels.result = NONE
+            else:
+                work = levels.advance(work)
         if levels.result == FOUND:
-            self._take_first(data_of(self.instance, self.objective), levels.first, levels.steps, True)
+            self._take_first(data, levels.first, levels.steps, True)
         self.floor = max(self.floor, min(self.value, levels.value))
+
+    def _below(self, levels: Levels, data: Data, steps: int, work: int) -> int:
+        """Better and better schedules of so many steps; returns the work that is left."""
+        value = self.value + 1
+        while self.value < value and levels.value_of(steps) < self.value:
+            value = self.value
+            work = levels.advance_below(value, steps, work)
+            self._take_first(data, levels.first, steps, levels.result == FOUND)
+        return work
 
     def step(self, limits: Limits) -> None:
         steps = most_steps(self.instance, self.objective, self.value)

@@ -10,22 +10,30 @@ with no more of either, or proves that there is none, and the next ones are as d
 any D is refuted until a schedule is found, and each that is refuted is a bound.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from heapq import merge
 
 import numpy as np
 
 from formulations.schedule import ScheduleInstance
 from formulations.schedule_floor import read_of
 from formulations.schedule_makespan import least_of
-from formulations.schedule_paths import FOUND, GAVE_UP, MORE, MOST_REQUESTS, NONE, Paths
-
-NEVER = 1 << 60
-"""The toll of what cannot be."""
+from formulations.schedule_paths import (
+    FOUND,
+    GAVE_UP,
+    MORE,
+    MOST_REQUESTS,
+    NEVER,
+    NONE,
+    Paths,
+    afforded,
+    owed,
+)
 
 TURN = 1_000_000
 """Work of either end before both are asked what they have found."""
+
+NEW = 20
+"""Rows of new tables, for another number of steps, that take as long as one unit of work."""
 
 PART = 0.55
 """Of what may be wasted, that in the first half of the steps at most; backward there are more ways."""
@@ -44,7 +52,7 @@ class Levels:
     >>> levels.value  # two steps that take all prompts along: nobody could decode in the first
     274
     >>> while levels.result == NONE:
-    ...     left = levels.advance(1000)
+    ...     left = levels.advance(100_000)
     >>> levels.result == FOUND, levels.value, levels.steps, levels.first.tolist()  # two iterations alone, side by side
     (True, 474, 2, [0, 0])
     """
@@ -53,26 +61,40 @@ class Levels:
         self._instance, self._states, self._prompts = instance, work, sum(instance.prompt)
         self._read = sum(read_of(instance, i) for i in range(len(instance)))
         self._most = sum(-(-p // instance.tokens) for p in instance.prompt) + len(instance)
-        self._rest = {d: self._counts(d) for d in steps}
+        cost = instance.cost
+        self._cost = cost.base + cost.launch
         self._refuted = dict[int, list[tuple[int, int]]]((d, []) for d in steps)
-        self._now = {d: next(self._rest[d], (NEVER, 0, 0)) for d in steps}
+        self._now = {d: (self._owed(d), 0, -1) for d in steps}
         self.steps, self.result, self.first = -1, NONE, np.zeros(0, np.int64)
         self._ends = list[Paths]()
 
-    def _counts(self, steps: int) -> Iterator[tuple[int, int, int]]:
-        """Toll, less the steps that take prompts along, iterations alone.
+    def _owed(self, steps: int) -> int:
+        """What iterations of so many steps cost at least; which they are is told when it matters."""
+        spare, launch = self._spare(steps), self._instance.cost.launch
+        if spare < 0:
+            return NEVER
+        return int(owed(self._prompts, spare, self._instance.tokens, self._cost, launch))
+
+    def _next(self, steps: int) -> tuple[int, int, int]:
+        """Toll, less the steps that take prompts along, iterations alone: the cheapest that are left.
 
         As many as compute all prompts, up to what one request at a time takes; of the same toll those that take most
-        along first.
+        along first. None that are fewer of both than what is refuted.
         """
-        cost, budget, spare = self._instance.cost, self._instance.tokens, self._spare(steps)
-
-        def of(rides: int) -> Iterator[tuple[int, int, int]]:
-            least = max(0, -(-(self._prompts - min(spare, budget * rides)) // budget))
-            for alone in range(least, self._most + 1):
-                yield (cost.base + cost.launch) * alone + cost.launch * rides, -rides, alone
-
-        return merge(*map(of, range(steps + 1))) if spare >= 0 else iter(())
+        budget, launch, spare = self._instance.tokens, self._instance.cost.launch, self._spare(steps)
+        toll, less, alone = self._now[steps]
+        last = (toll, less) if alone >= 0 else (toll - 1, 0)
+        best = NEVER, 0, 0
+        for rides in range(steps + 1):
+            alone = max(0, -(-(self._prompts - min(spare, budget * rides)) // budget))
+            if self._cost:
+                alone = max(alone, -(-(last[0] - launch * rides) // self._cost))
+            if (self._cost * alone + launch * rides, -rides) <= last:
+                alone = alone + 1 if self._cost else self._most + 1
+            alone = max([alone, *(a + 1 for a, r in self._refuted[steps] if rides <= r)])
+            if alone <= self._most:
+                best = min(best, (self._cost * alone + launch * rides, -rides, alone))
+        return best
 
     def _spare(self, steps: int) -> int:
         """Memory that no decode reads."""
@@ -92,22 +114,31 @@ class Levels:
 
         ``result`` is then FOUND with ``steps`` and ``first``, the first decodes; NONE; or GAVE_UP.
         """
-        steps = min(self._now, key=self.value_of)
+        steps, self.result = self.cheapest, NONE
         _, less, alone = self._now[steps]
-        work = self._search(steps, alone, -less, work)
+        if alone >= 0:
+            work = self._search(steps, alone, -less, None, work)
+            if self.result == NONE:
+                self._refuted[steps].append((alone, -less))
         if self.result == NONE:
-            self._refuted[steps].append((alone, less))
             self._now[steps] = self._next(steps)
         return work
 
-    def advance_any(self, steps: int, work: int) -> int:
-        """The same of a schedule of so many steps, whatever its toll."""
-        work = self._search(steps, self._most, steps, work)
+    def advance_below(self, value: int, steps: int, work: int) -> int:
+        """The same of a schedule of so many steps with a smaller makespan than ``value``."""
+        toll, launch = value - 1 - least_of(self._instance, steps), self._instance.cost.launch
+        alone, rides = min(self._most, afforded(toll, self._cost)), min(steps, afforded(toll, launch))
+        work = self._search(steps, alone, rides, toll, work)
         if self.result == NONE:
-            self._now[steps] = NEVER, 0, 0
+            self._now[steps] = max(self._now[steps], (toll + 1, -NEVER, -1))
         return work
 
-    def _search(self, steps: int, alone: int, rides: int, work: int) -> int:
+    @property
+    def cheapest(self) -> int:
+        """The number of steps of least value."""
+        return min(self._now, key=self.value_of)
+
+    def _search(self, steps: int, alone: int, rides: int, toll: int | None, work: int) -> int:
         """Schedules of at most so many of either; returns the work that is left."""
         if len(self._instance) > MOST_REQUESTS:
             self.result = GAVE_UP
@@ -116,14 +147,14 @@ class Levels:
             self._ends.clear()  # before others take memory
             for backward in (False, True):
                 self._ends.append(Paths(self._instance, steps, backward=backward, states=self._states))
-            self.steps = steps
+            self.steps, work = steps, work - sum(end.rows for end in self._ends) // NEW
         spare, half = self._spare(steps), steps // 2
         waste = spare + self._instance.tokens * alone - self._prompts
         scarce = min(spare, waste)
         part = int(scarce * PART)
         for end, until, most in zip(self._ends, (half, steps - half), (part, scarce - part - 1), strict=True):
             unread, wasted = (most, waste) if spare < waste else (spare, most)
-            end.begin(alone, rides, until=until, unread=unread, waste=wasted)
+            end.begin(alone, rides, toll=toll, until=until, unread=unread, waste=wasted)
         return self._run(work)
 
     def _run(self, work: int) -> int:
@@ -136,15 +167,10 @@ class Levels:
                 results = [end.result for end in self._ends]
                 if FOUND in results:
                     self.result, self.first = FOUND, self._ends[results.index(FOUND)].first
+                elif GAVE_UP in results:
+                    self.result = GAVE_UP
                 elif MORE not in results:
-                    self.result = GAVE_UP if GAVE_UP in results else NONE
+                    self.result = NONE
         if self.result == MORE:
             self.result = GAVE_UP
         return max(0, work)
-
-    def _next(self, steps: int) -> tuple[int, int, int]:
-        """The cheapest of those left, but for what is refuted with others."""
-        for toll, less, alone in self._rest[steps]:
-            if not any(alone <= a and less >= b for a, b in self._refuted[steps]):
-                return toll, less, alone
-        return NEVER, 0, 0

@@ -1,7 +1,8 @@
 """States that the search of ``schedule_paths`` has left as they have no way on, in a table of rows.
 
 A state is the step, whether the one before took prompts along, and how far every request is: its key, a few words. A
-row is a key, the iterations alone, the steps that take prompts along and the tokens kept with which there was no way.
+row is a key, the iterations alone, the steps that take prompts along, what they might cost, and the tokens kept with
+which there was no way.
 With fewer of any there is none, and none with as many more tokens kept as an iteration computes if one less is left,
 as it could be run. Where only a part may be wasted this is true of the same search alone: such rows have its tag.
 """
@@ -29,7 +30,7 @@ def places(outputs: IntArray, states: int) -> tuple[IntArray, IntArray, int]:
 
 
 @compiled
-def known(data, tree, s, rode, alone, rides, kept, tag):
+def known(data, tree, s, rode, alone, rides, toll, kept, tag):
     """Whether the state before step s is known to have no way on; leaves its key."""
     keys, table = tree.keys, tree.table
     first, output, words, radix = tree.first, data.output, tree.words, tree.radix
@@ -42,18 +43,19 @@ def known(data, tree, s, rode, alone, rides, kept, tag):
     row, found = row_of(keys, table, s)
     if not found or table[row, -1] != tag or rides > table[row, -3]:
         return False
-    more = max(0, kept - table[row, -2])
-    return alone - (-more // data.tokens) <= table[row, -4]
+    runs = -(-max(0, kept - table[row, -2]) // data.tokens)
+    return alone + runs <= table[row, -4] and toll + (data.base + data.launch) * runs <= table[row, -5]
 
 
 @compiled
-def note(tree, s, alone, rides, kept, tag):
+def note(tree, s, alone, rides, toll, kept, tag):
     """Remember that the state before step s has no way on."""
     keys, table = tree.keys, tree.table
     row, _ = row_of(keys, table, s)
     for j in range(keys.shape[1]):
         table[row, j] = keys[s, j]
-    table[row, -4], table[row, -3], table[row, -2], table[row, -1] = alone, rides, kept, tag
+    table[row, -5], table[row, -4], table[row, -3] = toll, alone, rides
+    table[row, -2], table[row, -1] = kept, tag
 
 
 @compiled

@@ -40,6 +40,9 @@ from formulations.schedule_togo import IntArray, compiled, data_of
 FOUND, NONE, GAVE_UP, MORE = 1, 0, -1, 2
 """How a search ends; MORE: it has not yet."""
 
+NEVER = 1 << 60
+"""The toll of what cannot be."""
+
 ROWS, MOST_MOVES, MOST_REQUESTS, WORDS = 1 << 21, 1_000_000, 62, 8
 """States remembered at most, a power of two; moves on a path; requests, a bit each; words of sums, 64 bits each."""
 
@@ -48,13 +51,14 @@ Tree = namedtuple("Tree", "backward first slots frames moves table words radix k
 ``schedule_fill``, in steps from this end; ``frames`` [step, column]; ``moves`` [move, column]: those of a step one
 after another; ``table``: of ``schedule_memory``, with ``words``, ``radix`` and ``keys`` [step]; ``sums``: see
 ``_mark_sums``; ``listed`` [row, place]: see WHICH; ``size``: see LEFT."""
-LEFT, WHOLE, POOL, DEPTH, UNTIL, UNREAD, WASTE, TAG = range(8)
-"""Columns: work left; tokens of all prompts, and of answers of one token; the step where to go on; how many steps are
+LEFT, WHOLE, POOL, DIGITS, DEPTH, UNTIL, UNREAD, WASTE, TAG = range(9)
+"""Columns: work left; tokens of all prompts, and of answers of one token; the binary
+digits in which sums of one bit differ; the step where to go on; how many steps are
 the first half, what memory may not be read there, and what may be wasted; the number of the search."""
-LOW, HIGH, NEXT, CHOSEN, RODE, KEPT, BEGUN, SPARE, ALONE, RIDES = range(10)
+LOW, HIGH, NEXT, CHOSEN, RODE, KEPT, BEGUN, SPARE, ALONE, RIDES, TOLL = range(11)
 """Columns: moves from, to; the next; the requests that begin, a bit each; 0 if the last step took nothing along, else 1
 and its memory for answers of one token; tokens kept; tokens of prompts due; memory not read from here on; iterations
-alone and steps that take prompts along that are left."""
+alone and steps that take prompts along that are left, and what these may cost."""
 SOME = 30
 """Moves that are sorted one by one."""
 
@@ -100,26 +104,40 @@ class Paths:
         states = min(states, prod(o + 1 for o in instance.output))
         rows = min(ROWS, 1 << (2 * (steps + 1) * states).bit_length())
         wide = min(WORDS, 1 + (instance.kv + pool) // 64) + 1
-        size = np.array([0, sum(instance.prompt), pool, 0, 0, 0, 0, 0])
+        digits = max(0, (instance.kv + pool).bit_length() - (64 * (wide - 1)).bit_length() + 1)
+        size = np.array([0, sum(instance.prompt), pool, digits, 0, 0, 0, 0, 0])
         self._tree = Tree(
-            backward, np.full(n, -1), slots_of(steps), np.zeros((steps + 2, 10), np.int64),
-            np.zeros((MOST_MOVES, 5), np.int64), np.full((rows, count + 4), -1, np.int64), words, radix,
+            backward, np.full(n, -1), slots_of(steps), np.zeros((steps + 2, 11), np.int64),
+            np.zeros((MOST_MOVES, 5), np.int64), np.full((rows, count + 5), -1, np.int64), words, radix,
             np.zeros((steps + 2, count), np.int64), np.zeros((2, n + 1, wide), np.uint64),
             np.zeros((5, n), np.int64), size,
         )  # fmt: skip
         self.result = NONE
 
-    def begin(self, alone: int, rides: int, *, until: int = 0, unread: int = 0, waste: int = 0) -> None:
+    def begin(
+        self,
+        alone: int,
+        rides: int,
+        *,
+        toll: int | None = None,
+        until: int = 0,
+        unread: int = 0,
+        waste: int = 0,
+    ) -> None:
         """Look for schedules of at most so many iterations alone and steps that take prompts along.
 
-        In the first ``until`` steps no more memory may be ``unread``, and no more wasted.
+        They may cost so much ``toll``. In the first ``until`` steps no more memory may be ``unread`` or wasted.
         """
         tree = self._tree
         tree.first[:], tree.slots[:], tree.frames[:] = -1, 0, 0
         tree.frames[0, SPARE], tree.frames[0, ALONE], tree.frames[0, RIDES] = self.spare, alone, rides
+        tree.frames[0, TOLL] = self._toll(alone, rides) if toll is None else toll
         tree.size[DEPTH : WASTE + 1] = -1, until, unread, waste
         tree.size[TAG] += 1
         self.result = MORE
+
+    def _toll(self, alone: int, rides: int) -> int:
+        return int((self._data.base + self._data.launch) * alone + self._data.launch * rides)
 
     def go_on(self, work: int) -> int:
         """Look on for so much work, about; returns what was done."""
@@ -130,11 +148,22 @@ class Paths:
         return work - int(self._tree.size[LEFT])
 
     @property
+    def rows(self) -> int:
+        """Of the table of states."""
+        return len(self._tree.table)
+
+    @property
     def first(self) -> IntArray:
         """First decodes of what was found."""
         first, there = np.zeros(len(self._order), np.int64), self._tree.first
         first[self._order] = self._steps - there - self._data.output + 1 if self._tree.backward else there
         return first
+
+
+@compiled
+def afforded(toll, cost):
+    """How many of such a cost there may be."""
+    return toll // cost if cost > 0 else NEVER
 
 
 @compiled
@@ -154,7 +183,15 @@ def _run(data, tree):
             frame[CHOSEN] = -1
         if frame[NEXT] >= frame[HIGH]:
             if frame[LOW] >= 0:
-                note(tree, s, frame[ALONE], frame[RIDES], frame[KEPT], size[TAG] if s < size[UNTIL] else 0)
+                note(
+                    tree,
+                    s,
+                    frame[ALONE],
+                    frame[RIDES],
+                    frame[TOLL],
+                    frame[KEPT],
+                    size[TAG] if s < size[UNTIL] else 0,
+                )
             if s == 0:
                 return NONE
             s -= 1
@@ -165,7 +202,10 @@ def _run(data, tree):
         frame[CHOSEN] = move[WHO]
         child = frames[s + 1]
         child[KEPT], child[RODE] = move[KEEPS], 0 if tree.backward else move[RIDE]
-        child[ALONE], child[RIDES] = frame[ALONE] - move[RUNS], frame[RIDES] - (move[RIDE] > 0)
+        ride, alone_cost = int(move[RIDE] > 0), data.base + data.launch
+        child[TOLL] = frame[TOLL] - alone_cost * move[RUNS] - data.launch * ride
+        child[ALONE] = min(frame[ALONE] - move[RUNS], afforded(child[TOLL], alone_cost))
+        child[RIDES] = min(frame[RIDES] - ride, afforded(child[TOLL], data.launch))
         child[BEGUN] = frame[BEGUN] + tree.slots[DUE, s]
         child[SPARE] = frame[SPARE] - (data.kv - tree.slots[LOAD, s])
         s += 1
@@ -246,14 +286,16 @@ def _enter(data, tree, low, s):
         return FOUND
     waste, unread = _limits(data, tree, s)
     tag = size[TAG] if s < size[UNTIL] else 0
-    if waste < 0 or known(data, tree, s, frame[RODE], frame[ALONE], frame[RIDES], frame[KEPT], tag):
+    if waste < 0 or known(
+        data, tree, s, frame[RODE], frame[ALONE], frame[RIDES], frame[TOLL], frame[KEPT], tag
+    ):
         return NONE
     frame[LOW] = low
     count = _list(data, tree, s)
     if count < 0:
         return NONE
     _mark_sums(data, tree, s, count, waste, unread)
-    digits = _shared(data, tree)
+    digits = tree.size[DIGITS]
     words = 1 + ((data.kv - slots[LOAD, s] + size[POOL]) >> digits >> 6)
     _mark_ahead(tree.sums, tree.listed, count, words, digits)
     high = low
@@ -309,15 +351,6 @@ def _list(data, tree, s):
 
 
 @compiled
-def _shared(data, tree):
-    """Sums share a bit where they are the same but for so many binary digits."""
-    digits, bits = 0, 64 * (tree.sums.shape[2] - 1)
-    while (data.kv + tree.size[POOL]) >> digits >= bits:
-        digits += 1
-    return digits
-
-
-@compiled
 def _mark_sums(data, tree, s, count, waste, unread):
     """Mark sums of a set for step s that waste no more than ``waste`` and leave no more memory ``unread``.
 
@@ -332,7 +365,7 @@ def _mark_sums(data, tree, s, count, waste, unread):
     """
     frame, sums, budget = tree.frames[s], tree.sums, data.tokens
     sums[:, count] = 0
-    free, digits = data.kv - tree.slots[LOAD, s], _shared(data, tree)
+    free, digits = data.kv - tree.slots[LOAD, s], tree.size[DIGITS]
     now = frame[KEPT] + (free - tree.slots[DUE, s] if tree.backward else 0)
     if not frame[RODE] and not tree.backward:
         _mark(sums, 1, count, 0, 0, digits)
@@ -392,12 +425,16 @@ def _shift(sums, row, place, words, by):
 def _sets(data, tree, s, count, low, waste, unread):
     """A move for every set of listed requests with marked sums, with and without prompts taken along.
 
-    Returns where they end, -1 where there are too many.
+    Returns where they end, -1 where there are too many, or too many ways to them.
     """
     listed, sums, slots, first, backward = tree.listed, tree.sums, tree.slots, tree.first, tree.backward
     alike, prompt, output, kv = data.alike, data.prompt, data.output, data.kv
-    most, free = min(data.sequences, data.tokens), data.kv - slots[LOAD, s]
-    digits, place, depth, chosen, reads, dues, high = _shared(data, tree), 0, 0, 0, 0, 0, low
+    most, free, enough = (
+        min(data.sequences, data.tokens),
+        data.kv - slots[LOAD, s],
+        tree.size[LEFT] - MOST_MOVES,
+    )
+    digits, place, depth, chosen, reads, dues, high = tree.size[DIGITS], 0, 0, 0, 0, 0, low
     while True:
         while place < count:
             i, a, b = listed[WHICH, place], listed[READS, place], listed[DUES, place]
@@ -408,7 +445,7 @@ def _sets(data, tree, s, count, low, waste, unread):
                 and _fits(slots, prompt[i], output[i], backward, s, kv, most)
             ):
                 tree.size[LEFT] -= 1
-                if tree.size[LEFT] < -MOST_MOVES:
+                if tree.size[LEFT] < enough:
                     return -1
                 _place(slots, prompt[i], output[i], backward, s, 1)
                 first[i], listed[PICKED, depth] = s, place
@@ -432,6 +469,24 @@ def _sets(data, tree, s, count, low, waste, unread):
             place += 1
         if not again:
             return high
+
+
+@compiled
+def owed(tokens, spare, budget, alone, launch):
+    """Least toll of so many tokens of prompts, ``budget`` in an iteration, with so much memory that no decode reads.
+
+    An iteration alone costs ``alone``, a step that takes some along ``launch``, which is no more.
+
+    Proof: Y iterations compute ``budget`` each at most, and so do M steps, which keep them at their ends where
+    nothing is read: so at most ``spare`` in all. Each step that is full saves an iteration, which costs no less; one
+    more may.
+    """
+    most = max(0, min(spare, tokens))
+    m = most // budget
+    best = launch * m + alone * -(-(max(0, tokens) - budget * m) // budget)
+    if most > budget * m:
+        best = min(best, launch * (m + 1) + alone * -(-(tokens - most) // budget))
+    return best
 
 
 @compiled
@@ -461,6 +516,9 @@ def _moves(data, tree, s, chosen, high, waste, unread):
         wastes, left = room + budget * alone + kept - due - after, frame[ALONE] - alone
         could = left + (frame[RIDES] - ride if s + 2 < slots.shape[1] else 0)
         if left < 0 or wastes > waste or rest - after > budget * could:
+            continue
+        toll = frame[TOLL] - (data.base + data.launch) * alone - data.launch * ride
+        if toll < owed(rest - after, frame[SPARE] - room, budget, data.base + data.launch, data.launch):
             continue
         if high == moves.shape[0]:
             return -1

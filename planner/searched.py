@@ -25,8 +25,8 @@ from simulator.research import ENGINE_RULES, Rules, keys
 SEARCHED = {"latency": "e2e", "ttft": "ttft"}
 """Objectives that the order of the queue decides, and what each is the mean of."""
 
-TRIES_EACH, MOST_TRIES, MOST_TOKENS = 2, 2000, 400_000_000
-"""Simulations for each request, at most, and of so many generated tokens in all."""
+TRIES_EACH, LEAST_TRIES, MOST_TRIES, MOST_TOKENS = 2, 800, 2000, 400_000_000
+"""Simulations for each request, of all requests at least and at most, and of so many generated tokens in all."""
 
 PATIENCE, SAID = 200, 250
 """Tries in a row that find nothing better, after which no more are made, a quarter of all at most; how often it is said
@@ -77,7 +77,7 @@ def searched(
         return []
     best, (first, rules), rng = ranked[0][0], starts[0], np.random.default_rng(seed)
     tokens = int(setting.trace.output_tokens.sum())
-    tries = min(MOST_TRIES, TRIES_EACH * len(setting.trace), MOST_TOKENS // tokens)
+    tries = min(max(LEAST_TRIES, TRIES_EACH * len(setting.trace)), MOST_TRIES, MOST_TOKENS // tokens)
     base, _ = keys(rules, setting.trace, setting.weights() if rules.order == "weight" else None)
     now = _run(setting, goal, first, _ranks(base) / len(base), replace(rules, order="weight"))
     tried, last, patience = 0, 0, min(PATIENCE, tries // 4)

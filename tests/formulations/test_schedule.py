@@ -25,7 +25,7 @@ from formulations.schedule_coarse import coarse, fine
 from formulations.schedule_fill import anneal, schedule_of, slots_of
 from formulations.schedule_floor import floor_of, value_of
 from formulations.schedule_levels import Levels
-from formulations.schedule_makespan import counted_floor, fewest_steps
+from formulations.schedule_makespan import counted_floor, fewest_steps, least_of
 from formulations.schedule_orders import _schedule, _value, ordered_schedules
 from formulations.schedule_paths import FOUND, MORE, NONE, Paths
 from formulations.schedule_search import search
@@ -293,8 +293,9 @@ def small(seed):
     return tiny(seed, requests=(2, 3, 3), longest=3, outputs=3, spare=5, budget=5)
 
 
-def test_whatever_exists_is_found_from_either_end():
-    """With as many iterations as any schedule has; most counts that no schedule has are refuted."""
+@pytest.mark.parametrize("digits", [0, 2])
+def test_whatever_exists_is_found_from_either_end(digits):
+    """With as many iterations as any schedule has; most that no schedule has are refuted. Sums may share a bit."""
     some, refuted, open_ = 0, 0, 0
     for seed in range(150):
         instance = small(seed)
@@ -302,6 +303,7 @@ def test_whatever_exists_is_found_from_either_end():
         for steps in {d for d, _, _ in exist if d > 0}:
             for backward in (False, True):
                 paths = Paths(instance, steps, backward=backward, states=1000)
+                paths._tree.size[schedule_paths.DIGITS] = digits
                 for alone, rides in product(range(1, 4), range(min(3, steps) + 1)):
                     there = any(d == steps and y <= alone and m <= rides for d, y, m in exist)
                     paths.begin(alone, rides)
@@ -319,8 +321,16 @@ def test_what_exists_is_found_from_one_end_where_both_may_waste_but_a_part(part,
     some = 0
     for seed in range(150, 250):
         instance = small(seed)
-        for steps, alone, rides in counts_of(instance):
-            ends = [Paths(instance, steps, backward=b, states=1000) for b in (False, True) if steps > 0]
+        both = dict[int, list[Paths]]()
+        for steps, alone, rides in sorted(counts_of(instance)):
+            if steps not in both:
+                both[steps] = [
+                    Paths(instance, steps, backward=b, states=1000) for b in (False, True) if steps > 0
+                ]
+            ends = both[steps]
+            for end in ends:  # what this remembers holds for no other
+                end.begin(alone, rides, until=steps, unread=seed % 3, waste=seed % 4)
+                ended_search(end)
             for end, until in zip(ends, (steps // 2, steps - steps // 2), strict=False):
                 waste = end.spare + instance.tokens * alone - sum(instance.prompt)
                 whole = {"unread": end.spare, "waste": waste}
@@ -330,6 +340,25 @@ def test_what_exists_is_found_from_one_end_where_both_may_waste_but_a_part(part,
             assert not ends or FOUND in [ended_search(end) for end in ends], (seed, steps, alone, rides)
             some += 1
     assert some >= 300
+
+
+def test_no_better_schedule_of_so_many_steps_is_missed():
+    """By its makespan, and what is refuted of that stays a bound."""
+    some = refuted = 0
+    for seed in range(250, 350):
+        instance = small(seed)
+        cost, exist = instance.cost, counts_of(instance)
+        for steps in {d for d, _, _ in exist if d > 0}:
+            tolls = [(cost.base + cost.launch) * y + cost.launch * m for d, y, m in exist if d == steps]
+            best = least_of(instance, steps) + min(tolls)
+            for value in (best + 1, best, best - min(tolls) // 2):
+                levels = Levels(instance, range(steps, steps + 1), work=1000)
+                levels.advance_below(value, steps, 100_000)
+                assert levels.result == FOUND or value <= best, (seed, steps, value)
+                assert levels.value_of(steps) <= best, (seed, steps, value)
+                refuted += levels.result == NONE
+            some += 1
+    assert some >= 120 and refuted >= 100
 
 
 @pytest.mark.parametrize("name, value", [("WORDS", 1), ("ROWS", 4), ("ROWS", 1 << 12)])
