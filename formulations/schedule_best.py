@@ -3,8 +3,8 @@
 1. Greedy schedules, orders improved by local search (``schedule_orders``), and floors (``schedule_floor``).
 2. Best-first search (``schedule_search``): first with few states kept, for a good schedule, then with all. It solves
    sums of ends for a dozen requests, and whatever few states lead to.
-3. For the makespan where all arrive at once, before that: first decodes by annealing (``schedule_fill``), then limits
-   on what iterations of prompts cost, refuted one after another (``schedule_levels``).
+3. For the makespan where all arrive at once, before that: first decodes by annealing (``schedule_fill``), then counts
+   of iterations of prompts, refuted one after another (``schedule_levels``).
 4. For all else CP-SAT on what is left: the model by decode steps (``schedule_cpsat``).
 
 Every schedule is run (``schedule.replay``), and its time is the value; the largest bound holds. The same limits give
