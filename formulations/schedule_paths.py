@@ -55,10 +55,10 @@ LEFT, WHOLE, POOL, DIGITS, DEPTH, UNTIL, UNREAD, WASTE, TAG = range(9)
 """Columns: work left; tokens of all prompts, and of answers of one token; the binary
 digits in which sums of one bit differ; the step where to go on; how many steps are
 the first half, what memory may not be read there, and what may be wasted; the number of the search."""
-LOW, HIGH, NEXT, CHOSEN, RODE, KEPT, BEGUN, SPARE, ALONE, RIDES, TOLL = range(11)
+LOW, HIGH, NEXT, CHOSEN, RODE, KEPT, BEGUN, SPARE, WASTED, ALONE, RIDES, TOLL = range(12)
 """Columns: moves from, to; the next; the requests that begin, a bit each; 0 if the last step took nothing along, else 1
-and its memory for answers of one token; tokens kept; tokens of prompts due; memory not read from here on; iterations
-alone and steps that take prompts along that are left, and what these may cost."""
+and its memory for answers of one token; tokens kept; tokens of prompts due; memory not read from here on; what was
+wasted; iterations alone and steps that take prompts along that are left, and what these may cost."""
 SOME = 30
 """Moves that are sorted one by one."""
 
@@ -107,7 +107,7 @@ class Paths:
         digits = max(0, (instance.kv + pool).bit_length() - (64 * (wide - 1)).bit_length() + 1)
         size = np.array([0, sum(instance.prompt), pool, digits, 0, 0, 0, 0, 0])
         self._tree = Tree(
-            backward, np.full(n, -1), slots_of(steps), np.zeros((steps + 2, 11), np.int64),
+            backward, np.full(n, -1), slots_of(steps), np.zeros((steps + 2, 12), np.int64),
             np.zeros((MOST_MOVES, 5), np.int64), np.full((rows, count + 5), -1, np.int64), words, radix,
             np.zeros((steps + 2, count), np.int64), np.zeros((2, n + 1, wide), np.uint64),
             np.zeros((5, n), np.int64), size,
@@ -208,6 +208,7 @@ def _run(data, tree):
         child[RIDES] = min(frame[RIDES] - ride, afforded(child[TOLL], data.launch))
         child[BEGUN] = frame[BEGUN] + tree.slots[DUE, s]
         child[SPARE] = frame[SPARE] - (data.kv - tree.slots[LOAD, s])
+        child[WASTED] = frame[WASTED] + move[WASTES]
         s += 1
         result = _enter(data, tree, frame[HIGH], s)
     return result
@@ -242,13 +243,12 @@ def _place_all(data, tree, chosen, s, sign):
 @compiled
 def _limits(data, tree, s):
     """What may be wasted from step s on, and what memory may not be read; in the first half of the steps, there."""
-    frame, first, size = tree.frames[s], tree.frames[0], tree.size
+    frame, size = tree.frames[s], tree.size
     waste = frame[SPARE] + data.tokens * frame[ALONE] + frame[KEPT] + frame[BEGUN] - size[WHOLE]
     unread = frame[SPARE]
     if s < size[UNTIL]:
-        passed, runs = first[SPARE] - frame[SPARE], first[ALONE] - frame[ALONE]
-        waste = min(waste, size[WASTE] - (passed + data.tokens * runs - frame[BEGUN] - frame[KEPT]))
-        unread = min(unread, size[UNREAD] - passed)
+        waste = min(waste, size[WASTE] - frame[WASTED])
+        unread = min(unread, size[UNREAD] - (tree.frames[0, SPARE] - frame[SPARE]))
     return waste, unread
 
 
@@ -357,24 +357,26 @@ def _mark_sums(data, tree, s, count, waste, unread):
     Of tokens that the set reads there, and of those due before it; backward, of those read and of answers of one token.
 
     Proof: forward, k iterations alone compute and the path keeps no fewer than are due; what is over is kept through
-    the step, where it is not read, or wasted: so it is at most ``waste``. What is not read, less what the step takes
-    along, is wasted, too. Backward, let the debt and those due *need* so much: k iterations compute all that is not
-    kept through the step, where it is not read, so free - read + ``tokens`` k - need is at least nothing; and it is
-    wasted, but for what is kept and not taken along. A step that takes prompts along computes all tokens that the
-    other iterations left cannot.
+    the step, where it is not read, or *lost*, as they could have computed it: so it is at most ``waste``. What is not
+    read, less what the step takes along, is wasted, too. Backward, let the debt and those due *need* so much: k
+    iterations compute all that is not kept through the step, where it is not read, so free - read + ``tokens`` k - need
+    is at least nothing; and it is wasted, but for what is kept and not taken along. All iterations that are left, with
+    those of steps that take prompts along, lose no more than they could compute beyond what is to come; such a step
+    reads so little that they compute it.
     """
     frame, sums, budget = tree.frames[s], tree.sums, data.tokens
     sums[:, count] = 0
     free, digits = data.kv - tree.slots[LOAD, s], tree.size[DIGITS]
+    lost = budget * (frame[ALONE] + frame[RIDES]) - (tree.size[WHOLE] - frame[BEGUN] - frame[KEPT])
     now = frame[KEPT] + (free - tree.slots[DUE, s] if tree.backward else 0)
     if not frame[RODE] and not tree.backward:
         _mark(sums, 1, count, 0, 0, digits)
     for k in range(frame[RODE] == 0 and not tree.backward, frame[ALONE] + 1):
-        _mark(sums, 1, count, now + budget * k - waste, now + budget * k, digits)
+        most = now + budget * k
+        _mark(sums, 1, count, most - min(waste, unread + lost), most, digits)
     _mark(sums, 0, count, free - min(unread, waste), free, digits)
     if frame[RIDES] > 0:
-        over = budget * (frame[ALONE] + frame[RIDES]) - (tree.size[WHOLE] - frame[BEGUN] - frame[KEPT])
-        _mark(sums, 0, count, free - min(unread, waste + budget - 1), free - (budget - over), digits)
+        _mark(sums, 0, count, free - min(unread, waste + budget - 1), free - (budget - lost), digits)
 
 
 @compiled

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from formulations import schedule_best, schedule_floor, schedule_paths
+from formulations import schedule_best, schedule_floor, schedule_levels, schedule_paths
 from formulations.problem import Limits, Status
 from formulations.schedule import (
     BatchCost,
@@ -359,6 +359,22 @@ def test_no_better_schedule_of_so_many_steps_is_missed():
                 refuted += levels.result == NONE
             some += 1
     assert some >= 120 and refuted >= 100
+
+
+@pytest.mark.parametrize("part", [0.2, 0.55])
+def test_no_better_schedule_is_missed_where_both_ends_pay_part_of_an_iteration(monkeypatch, part):
+    """What is paid for steps that take prompts along leaves fewer iterations, and neither end wastes those."""
+    monkeypatch.setattr(schedule_levels, "PART", part)
+    for seed in (148, 244, 297, 423, 438):
+        instance = tiny(seed, longest=3, outputs=5, budget=3)
+        exist = counts_of(instance)
+        for steps, launch in product({d for d, _, _ in exist if d > 0}, (3, 4, 7)):
+            case = replace(instance, cost=replace(instance.cost, base=10 - launch, launch=launch))
+            best = least_of(case, steps) + min(10 * y + launch * m for d, y, m in exist if d == steps)
+            for value in range(best + 1, best + 4):
+                levels = Levels(case, range(steps, steps + 1), work=1000)
+                levels.advance_below(value, steps, 100_000)
+                assert levels.result == FOUND, (seed, steps, launch, value)
 
 
 @pytest.mark.parametrize("name, value", [("WORDS", 1), ("ROWS", 4), ("ROWS", 1 << 12)])
