@@ -16,7 +16,7 @@ computed just before its first decode, which is quick to count, then as ``fill``
 import numpy as np
 
 from formulations.schedule import Iteration, Schedule, ScheduleInstance, Server
-from formulations.schedule_togo import Data, IntArray, compiled
+from formulations.schedule_togo import Data, IntArray, allocating, compiled
 
 WIDTH = 8
 """Ways to fill the steps so far that are kept, each with more tokens or less cost than the others."""
@@ -116,7 +116,9 @@ def _keep(ways, parents, found, way, parent):
             return found
     for f in range(found):
         if not (ways[f, 0] <= after and ways[f, 1] <= ride and ways[f, 2] >= spent):
-            ways[left], parents[left] = ways[f], parents[f]
+            for column in range(4):
+                ways[left, column] = ways[f, column]
+            parents[left] = parents[f]
             left += 1
     if left < WIDTH:
         ways[left, 0], ways[left, 1], ways[left, 2], ways[left, 3] = after, ride, spent, alone
@@ -125,7 +127,7 @@ def _keep(ways, parents, found, way, parent):
     return left
 
 
-@compiled
+@allocating
 def anneal(data, first, steps, slots, tries, rough, rng):
     """The best first decodes met in so many tries, and their cost; -1 where memory suffices for none."""
     n, whole = data.prompt.shape[0], data.prompt.sum()

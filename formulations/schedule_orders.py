@@ -10,7 +10,7 @@ Moving one request in the order, or swapping two, is kept where the objective is
 import numpy as np
 
 from formulations.schedule import Iteration, Objective, Schedule, ScheduleInstance
-from formulations.schedule_togo import IntArray, compiled, data_of
+from formulations.schedule_togo import IntArray, allocating, compiled, data_of
 
 WORSE = 0.01
 """Share of the objective that a try may cost at first."""
@@ -42,7 +42,7 @@ def ordered_schedules(
     return found
 
 
-@compiled
+@allocating
 def _improve(data, start, blocking, tries, rng):
     """The best order, and of every request the round in which it is admitted."""
     n = start.shape[0]

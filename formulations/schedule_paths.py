@@ -59,8 +59,6 @@ LOW, HIGH, NEXT, CHOSEN, RODE, KEPT, BEGUN, SPARE, WASTED, ALONE, RIDES, TOLL = 
 """Columns: moves from, to; the next; the requests that begin, a bit each; 0 if the last step took nothing along, else 1
 and its memory for answers of one token; tokens kept; tokens of prompts due; memory not read from here on; what was
 wasted; iterations alone and steps that take prompts along that are left, and what these may cost."""
-SOME = 30
-"""Moves that are sorted one by one."""
 
 WHO, KEEPS, RIDE, RUNS, WASTES = range(5)
 WHICH, READS, DUES, MUST, PICKED = range(5)
@@ -533,12 +531,14 @@ def _moves(data, tree, s, chosen, high, waste, unread):
 
 @compiled
 def _sort(moves, low, high):
-    """Those that waste least first."""
-    if high - low > SOME:
-        moves[low:high] = moves[low:high][np.argsort(moves[low:high, WASTES])]
-        return
-    for k in range(low + 1, high):
-        while k > low and moves[k - 1, WASTES] > moves[k, WASTES]:
-            for column in range(moves.shape[1]):
-                moves[k - 1, column], moves[k, column] = moves[k, column], moves[k - 1, column]
-            k -= 1
+    """Those that waste least first: by insertion, far apart before close by."""
+    gap = 1
+    while 3 * gap < high - low:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for k in range(low + gap, high):
+            while k >= low + gap and moves[k - gap, WASTES] > moves[k, WASTES]:
+                for column in range(moves.shape[1]):
+                    moves[k - gap, column], moves[k, column] = moves[k, column], moves[k - gap, column]
+                k -= gap
+        gap //= 3

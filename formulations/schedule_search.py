@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.schedule import Iteration, Objective, Schedule, ScheduleInstance
-from formulations.schedule_togo import compiled, data_of, togo
+from formulations.schedule_togo import allocating, compiled, data_of, togo
 
 MOST_REQUESTS = 60
 """A set of requests is an int64."""
@@ -102,7 +102,7 @@ def search(
     )
 
 
-@compiled
+@allocating
 def _run(data, tree, width, rough):
     """Expand the node of least value until it is no better than what is known; see ``search``."""
     n = data.prompt.shape[0]
@@ -186,9 +186,9 @@ def _expand(data, tree, work, sets, node, rough):
                     time = data.base + data.token * (tokens - from_free + decoding) + own
                     time += data.launch * chunks + decodes * data.decode
                     time += decodes * (data.sequence * running + data.read * (held + running))
-                    row[:] = emitted
                     now, ends = start + time, np.int64(0)
                     for i in range(n):
+                        row[i] = emitted[i]
                         if (decodes and 0 < row[i] < data.output[i]) or chosen >> i & 1:
                             row[i] += 1
                             ends += data.sums and row[i] == data.target[i]
@@ -338,7 +338,8 @@ def _add(data, tree, work, parent, clock, cost, room, kind):
     if node == nodes.shape[0]:
         return False
     size[COUNT] = node + 1
-    tree.emitted[node] = row
+    for i in range(row.shape[0]):
+        tree.emitted[node, i] = row[i]
     nodes.free[node], nodes.fresh[node], nodes.old[node], nodes.drop[node] = room
     nodes.clock[node], nodes.cost[node], nodes.value[node], nodes.parent[node] = clock, cost, value, parent
     nodes.decodes[node], nodes.chunks[node] = kind

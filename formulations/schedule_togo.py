@@ -53,9 +53,18 @@ NEAR = 32
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile, and keep it for this version."""
+    """Compile, and keep it for this version; without reference counting, which takes longer than what is counted."""
+    return _compile(function, _nrt=False)
+
+
+def allocating(function: Callable[..., Any]) -> Any:
+    """The same of what makes arrays."""
+    return _compile(function)
+
+
+def _compile(function: Callable[..., Any], **options: bool) -> Any:
     function.__qualname__ = f"{function.__qualname__}_{VERSION}"
-    return njit(cache=True, nogil=True)(function)
+    return njit(cache=True, nogil=True, **options)(function)
 
 
 Data = namedtuple(
@@ -223,7 +232,8 @@ def _sum_togo(data, emitted, clock, free, pool, work):
             means += now + size[j] / 2
             now += size[j]
         return max(alone, means + lags - paid)
-    left[:count] = size[:count]
+    for j in range(count):
+        left[j] = size[j]
     while True:
         best, until = -1, np.inf
         for j in range(count):
