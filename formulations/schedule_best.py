@@ -11,6 +11,7 @@ Every schedule is run (``schedule.replay``), and its time is the value; the larg
 the same answer: ``Limits.work`` limits CP-SAT's deterministic time, and the search to a number of moves.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from math import factorial, isfinite
@@ -52,7 +53,7 @@ MOVED, MOST_MOVED, MOVED_EACH, RESTARTS, SLOWER = 8_000_000, 10_000_000, 1_000, 
 """First decodes moved for each unit of work, divided by steps; at most, and of so many requests to the third power;
 how often that is begun anew; by how much the moves that ``fill`` counts are fewer."""
 
-PLACED, SOME, PROBE = 3_000_000, 10, 6
+PLACED, SOME, PROBE = 12_000_000, 12, 12
 """Requests that ``schedule_levels`` places for each unit of work; the parts of them for any better schedule
 where annealing finds none, and where so many steps are tried first."""
 
@@ -175,12 +176,17 @@ class _Best:
         output, found = np.array(self.instance.output), False
         work = min(limits.work, limits.time_s)
         tries = int(min(work * MOVED / max(1, steps), MOST_MOVED, MOVED_EACH * len(output) ** 3))
-        for _ in range(RESTARTS):
-            first, cost = rng.integers(0, steps - output + 2), 0
-            for rough in (True, False):
-                if cost >= 0:
-                    count = tries if rough else tries // SLOWER
-                    first, cost = anneal(data, first, steps, slots_of(steps), count, rough, rng)
+
+        def restart(own: np.random.Generator) -> list[tuple[IntArray, int]]:
+            met = [(own.integers(0, steps - output + 2), 0)]
+            for rough, count in ((True, tries), (False, tries // SLOWER)):
+                if met[-1][1] >= 0:
+                    met.append(anneal(data, met[-1][0], steps, slots_of(steps), count, rough, own))
+            return met[1:]
+
+        with ThreadPoolExecutor(min(limits.workers, RESTARTS)) as threads:
+            for met in threads.map(restart, rng.spawn(RESTARTS)):
+                for first, cost in met:
                     self._take_first(data, first, steps, cost >= 0)
                     found = found or cost >= 0
         return found

@@ -32,11 +32,15 @@ from formulations.schedule_paths import (
 TURN = 1_000_000
 """Work of either end before both are asked what they have found."""
 
+PARTS = 0.3, 0.8
+"""The least and the most that this can be."""
+
 NEW = 20
 """Rows of new tables, for another number of steps, that take as long as one unit of work."""
 
-PART = 0.55
-"""Of what may be wasted, that in the first half of the steps at most; backward there are more ways."""
+PART, SHIFT = 0.55, 0.04
+"""Of what may be wasted, that in the first half of the steps at most; by how much it is more in the next search where
+the one backward took e times as long."""
 
 
 class Levels:
@@ -67,6 +71,7 @@ class Levels:
         self._now = {d: (self._owed(d), 0, -1) for d in steps}
         self.steps, self.result, self.first = -1, NONE, np.zeros(0, np.int64)
         self._ends = list[Paths]()
+        self._part = PART
 
     def _owed(self, steps: int) -> int:
         """What iterations of so many steps cost at least; which they are is told when it matters."""
@@ -151,7 +156,7 @@ class Levels:
         spare, half = self._spare(steps), steps // 2
         waste = spare + self._instance.tokens * alone - self._prompts
         scarce = min(spare, waste)
-        part = int(scarce * PART)
+        part = int(scarce * self._part)
         for end, until, most in zip(self._ends, (half, steps - half), (part, scarce - part - 1), strict=True):
             unread, wasted = (most, waste) if spare < waste else (spare, most)
             end.begin(alone, rides, toll=toll, until=until, unread=unread, waste=wasted)
@@ -159,11 +164,11 @@ class Levels:
 
     def _run(self, work: int) -> int:
         """Until one end has found a schedule, both have none, or the work is done; returns what is left of that."""
-        self.result = MORE
+        self.result, spent = MORE, np.zeros(len(self._ends))
         with ThreadPoolExecutor(len(self._ends)) as threads:
             while self.result == MORE and work > 0:
-                turns = [min(TURN, work)] * len(self._ends)
-                work -= sum(threads.map(Paths.go_on, self._ends, turns))
+                done = list(threads.map(Paths.go_on, self._ends, [min(TURN, work)] * len(self._ends)))
+                work, spent = work - sum(done), spent + done
                 results = [end.result for end in self._ends]
                 if FOUND in results:
                     self.result, self.first = FOUND, self._ends[results.index(FOUND)].first
@@ -171,6 +176,8 @@ class Levels:
                     self.result = GAVE_UP
                 elif MORE not in results:
                     self.result = NONE
+                    if min(spent) >= TURN:
+                        self._part = np.clip(self._part + SHIFT * np.log(spent[1] / spent[0]), *PARTS)
         if self.result == MORE:
             self.result = GAVE_UP
         return max(0, work)

@@ -180,7 +180,7 @@ def _run(data, tree):
             _place_all(data, tree, frame[CHOSEN], s, -1)
             frame[CHOSEN] = -1
         if frame[NEXT] >= frame[HIGH]:
-            if frame[LOW] >= 0:
+            if frame[HIGH] > frame[LOW]:
                 note(
                     tree,
                     s,
@@ -265,7 +265,7 @@ def _alone_before(need, due, ride, room, top, budget):
 def _enter(data, tree, low, s):
     """The moves of step s, none where its state has no way on; FOUND after the last where those due fit."""
     frame, slots, size = tree.frames[s], tree.slots, tree.size
-    frame[LOW], frame[HIGH], frame[NEXT], frame[CHOSEN] = -1, low, low, -1
+    frame[LOW], frame[HIGH], frame[NEXT], frame[CHOSEN] = low, low, low, -1
     size[LEFT] -= 1
     if s == slots.shape[1] - 1:
         due = size[WHOLE] - frame[BEGUN]
@@ -288,17 +288,21 @@ def _enter(data, tree, low, s):
         data, tree, s, frame[RODE], frame[ALONE], frame[RIDES], frame[TOLL], frame[KEPT], tag
     ):
         return NONE
-    frame[LOW] = low
     count = _list(data, tree, s)
     if count < 0:
         return NONE
     _mark_sums(data, tree, s, count, waste, unread)
     digits = tree.size[DIGITS]
-    words = 1 + ((data.kv - slots[LOAD, s] + size[POOL]) >> digits >> 6)
-    _mark_ahead(tree.sums, tree.listed, count, words, digits)
+    free, listed = data.kv - slots[LOAD, s], tree.listed
+    shorts = count  # the place of the first answer of one token
+    while shorts > 0 and listed[READS, shorts - 1] == 0:
+        shorts -= 1
+    apart = 0 if tree.backward or shorts == 0 else min(shorts, free // listed[READS, shorts - 1])
+    words = 1 + ((free + size[POOL]) >> digits >> 6)
+    _mark_ahead(tree.sums, listed, count, shorts, apart, words, digits)
     high = low
-    if _is_marked(tree.sums, 0, 0, 0, 0):
-        high = _sets(data, tree, s, count, low, waste, unread)
+    if _is_marked(tree.sums, 0, shorts, 0, 0, 0):
+        high = _sets(data, tree, s, count, shorts, low, waste, unread)
         if high < 0:
             return GAVE_UP
     frame[HIGH] = high
@@ -391,38 +395,62 @@ def _mark(sums, row, place, low, high, digits):
 
 
 @compiled
-def _is_marked(sums, place, reads, dues, digits):
-    x, y = reads >> digits, dues >> digits
-    a, b = sums[0, place, x >> 6] >> np.uint64(x & 63), sums[1, place, y >> 6] >> np.uint64(y & 63)
-    return a & b & np.uint64(1) != 0
+def _is_marked(sums, place, shorts, reads, dues, digits):
+    y = dues >> digits
+    if sums[1, place, y >> 6] >> np.uint64(y & 63) & np.uint64(1) == 0:
+        return False
+    x = reads >> digits
+    return place < shorts or sums[0, place, x >> 6] >> np.uint64(x & 63) & np.uint64(1) != 0
 
 
 @compiled
-def _mark_ahead(sums, listed, count, words, digits):
-    """From each place of those listed on, sums that lead to a marked one with requests from there on."""
-    for place in range(count - 1, -1, -1):
-        for row in range(2):
+def _mark_ahead(sums, listed, count, shorts, apart, words, digits):
+    """From each place of those listed on, sums that lead to a marked one with requests from there on.
+
+    Answers of one token come last, and only for them are both sums kept: before, what is read and what is due are the
+    same but for as much as ``apart``, so what is due leads to both.
+    """
+    for place in range(count, -1, -1):
+        if place < count:
             for j in range(words):
-                sums[row, place, j] = np.uint64(0) if listed[MUST, place] else sums[row, place + 1, j]
-            sums[row, place, words], by = 0, listed[READS + row, place] >> digits
-            _shift(sums, row, place, words, by)
+                sums[0, place, j] = sums[0, place + 1, j]
+                sums[1, place, j] = np.uint64(0) if listed[MUST, place] else sums[1, place + 1, j]
+            sums[1, place, words], by = 0, listed[DUES, place] >> digits
+            _shift(sums, place, words, by)
             if digits > 0:
-                _shift(sums, row, place, words, by + 1)
+                _shift(sums, place, words, by + 1)
+        if place == shorts:
+            _join(sums, place, words, (apart >> digits) + (digits > 0 and apart > 0))
 
 
 @compiled
-def _shift(sums, row, place, words, by):
-    """Add the marks of the next place, each for a sum that is smaller by so much."""
+def _join(sums, place, words, apart):
+    """Unmark what is due where no sum that is read is marked, as large or larger by no more than ``apart``."""
+    sums[0, place, words] = 0
+    for j in range(words):
+        near = np.uint64(0)
+        for by in range(apart + 1):
+            q, r = by >> 6, np.uint64(by & 63)
+            if j + q < words:
+                near |= sums[0, place, j + q] >> r
+                if r > 0:
+                    near |= sums[0, place, j + q + 1] << (np.uint64(64) - r)
+        sums[1, place, j] &= near
+
+
+@compiled
+def _shift(sums, place, words, by):
+    """Add the marks of the next place, each for a sum due that is smaller by so much."""
     q, r = by >> 6, np.uint64(by & 63)
     for j in range(words - q):
-        word = sums[row, place + 1, j + q] >> r
+        word = sums[1, place + 1, j + q] >> r
         if r > 0:
-            word |= sums[row, place + 1, j + q + 1] << (np.uint64(64) - r)
-        sums[row, place, j] |= word
+            word |= sums[1, place + 1, j + q + 1] << (np.uint64(64) - r)
+        sums[1, place, j] |= word
 
 
 @compiled
-def _sets(data, tree, s, count, low, waste, unread):
+def _sets(data, tree, s, count, shorts, low, waste, unread):
     """A move for every set of listed requests with marked sums, with and without prompts taken along.
 
     Returns where they end, -1 where there are too many, or too many ways to them.
@@ -440,7 +468,7 @@ def _sets(data, tree, s, count, low, waste, unread):
             i, a, b = listed[WHICH, place], listed[READS, place], listed[DUES, place]
             if (
                 reads + a <= free
-                and _is_marked(sums, place + 1, reads + a, dues + b, digits)
+                and _is_marked(sums, place + 1, shorts, reads + a, dues + b, digits)
                 and (alike[i] < 0 or first[alike[i]] >= 0)
                 and _fits(slots, prompt[i], output[i], backward, s, kv, most)
             ):
@@ -450,7 +478,7 @@ def _sets(data, tree, s, count, low, waste, unread):
                 _place(slots, prompt[i], output[i], backward, s, 1)
                 first[i], listed[PICKED, depth] = s, place
                 depth, chosen, reads, dues = depth + 1, chosen | 1 << i, reads + a, dues + b
-            elif listed[MUST, place] or not _is_marked(sums, place + 1, reads, dues, digits):
+            elif listed[MUST, place] or not _is_marked(sums, place + 1, shorts, reads, dues, digits):
                 break
             place += 1
         else:
@@ -465,7 +493,7 @@ def _sets(data, tree, s, count, low, waste, unread):
             _place(slots, prompt[i], output[i], backward, s, -1)
             first[i], chosen = -1, chosen & ~(1 << i)
             reads, dues = reads - listed[READS, place], dues - listed[DUES, place]
-            again = not listed[MUST, place] and _is_marked(sums, place + 1, reads, dues, digits)
+            again = not listed[MUST, place] and _is_marked(sums, place + 1, shorts, reads, dues, digits)
             place += 1
         if not again:
             return high
