@@ -14,6 +14,7 @@ the same answer: ``Limits.work`` limits CP-SAT's deterministic time, and the sea
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import factorial, isfinite
 
 import numpy as np
@@ -155,19 +156,20 @@ class _Best:
         return found.ended
 
     def fill_and_refute(self, limits: Limits, work: int) -> None:
-        levels = Levels(self.instance, self._steps(), work=work)
-        self.fill(levels, limits, work // SOME)
+        data = data_of(self.instance, self.objective)
+        levels = Levels(self.instance, self._steps(), work=work, accepts=partial(self._take_first, data))
+        self.fill(levels, data, limits, work // SOME)
         self.refute(levels, work)
 
-    def fill(self, levels: Levels, limits: Limits, work: int) -> None:
+    def fill(self, levels: Levels, data: Data, limits: Limits, work: int) -> None:
         """Schedules of fewer and fewer steps, as long as some are found: by annealing, else by search."""
-        data, rng = data_of(self.instance, self.objective), np.random.default_rng(limits.seed)
+        rng = np.random.default_rng(limits.seed)
         steps, found = sum(each.decodes for each in self.schedule), True
         while found and steps >= fewest_steps(self.instance):
             if levels.value_of(steps) < self.value:
                 found = self._anneal(data, steps, limits, rng)
                 if not found:
-                    self._below(levels, data, steps, work)
+                    self._below(levels, steps, work)
                     found = levels.result == FOUND
             steps -= 1
 
@@ -187,18 +189,21 @@ class _Best:
         with ThreadPoolExecutor(min(limits.workers, RESTARTS)) as threads:
             for met in threads.map(restart, rng.spawn(RESTARTS)):
                 for first, cost in met:
-                    self._take_first(data, first, steps, cost >= 0)
-                    found = found or cost >= 0
+                    if cost >= 0:
+                        self._take_first(data, first, steps)
+                        found = True
         return found
 
     def _steps(self) -> range:
         """Numbers of decode steps that schedules no worse may have."""
         return range(fewest_steps(self.instance), counted_steps(self.instance, self.value) + 1)
 
-    def _take_first(self, data: Data, first: IntArray, steps: int, exists: bool) -> None:
-        if exists:
-            with suppress(ValueError):
-                self.take(schedule_of(self.instance, data, first, steps))
+    def _take_first(self, data: Data, first: IntArray, steps: int) -> bool:
+        """Whether there is a schedule with these first decodes that is better."""
+        value = self.value
+        with suppress(ValueError):
+            self.take(schedule_of(self.instance, data, first, steps))
+        return self.value < value
 
     def refute(self, levels: Levels, work: int) -> None:
         """Levels below the schedule, until one is found, all are refuted or the work is done.
@@ -206,7 +211,7 @@ class _Best:
         Where so many steps are tried first, any better schedule is looked for, as long as one is found: of few requests
         that leads to the end.
         """
-        data, tried = data_of(self.instance, self.objective), set[int]()
+        tried = set[int]()
         some = work if len(self.instance) <= FEW else work // PROBE
         levels.result = NONE
         while levels.result == NONE and levels.value < self.value:
@@ -214,21 +219,18 @@ class _Best:
             if levels.cheapest not in tried:
                 tried.add(levels.cheapest)
                 some = min(some, work)
-                work -= some - self._below(levels, data, levels.cheapest, some)
+                work -= some - self._below(levels, levels.cheapest, some)
                 levels.result = NONE
             else:
                 work = levels.advance(work)
-        if levels.result == FOUND:
-            self._take_first(data, levels.first, levels.steps, True)
         self.floor = max(self.floor, min(self.value, levels.value))
 
-    def _below(self, levels: Levels, data: Data, steps: int, work: int) -> int:
+    def _below(self, levels: Levels, steps: int, work: int) -> int:
         """Better and better schedules of so many steps; returns the work that is left."""
         value = self.value + 1
         while self.value < value and levels.value_of(steps) < self.value:
             value = self.value
             work = levels.advance_below(value, steps, work)
-            self._take_first(data, levels.first, steps, levels.result == FOUND)
         return work
 
     def step(self, limits: Limits) -> None:

@@ -10,6 +10,7 @@ with no more of either, or proves that there is none, and the next ones are as d
 any D is refuted until a schedule is found, and each that is refuted is a bound.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -28,12 +29,16 @@ from formulations.schedule_paths import (
     afforded,
     owed,
 )
+from formulations.schedule_togo import IntArray
 
 TURN = 1_000_000
 """Work of either end before both are asked what they have found."""
 
 PARTS = 0.3, 0.8
 """The least and the most that this can be."""
+
+REJECTED = 2_000
+"""Work that it takes to ask whether a schedule is accepted, about."""
 
 NEW = 20
 """Rows of new tables, for another number of steps, that take as long as one unit of work."""
@@ -45,6 +50,8 @@ the one backward took e times as long."""
 
 class Levels:
     """Counts of iterations of schedules of so many steps, refuted one after another, the cheapest first.
+
+    What is found must be accepted: with first decodes and steps, whether there is such a schedule indeed.
 
     Examples
     --------
@@ -61,7 +68,15 @@ class Levels:
     (True, 474, 2, [0, 0])
     """
 
-    def __init__(self, instance: ScheduleInstance, steps: range, *, work: int) -> None:
+    def __init__(
+        self,
+        instance: ScheduleInstance,
+        steps: range,
+        *,
+        work: int,
+        accepts: Callable[[IntArray, int], bool] = lambda first, steps: True,
+    ) -> None:
+        self._accepts = accepts
         self._instance, self._states, self._prompts = instance, work, sum(instance.prompt)
         self._read = sum(read_of(instance, i) for i in range(len(instance)))
         self._most = sum(-(-p // instance.tokens) for p in instance.prompt) + len(instance)
@@ -163,16 +178,24 @@ class Levels:
         return self._run(work)
 
     def _run(self, work: int) -> int:
-        """Until one end has found a schedule, both have none, or the work is done; returns what is left of that."""
-        self.result, spent = MORE, np.zeros(len(self._ends))
+        """Until one end has found a schedule that is accepted, both have none, or the work is done.
+
+        Returns what is left of that. Where others were found there is no proof that there is none.
+        """
+        self.result, spent, rejected = MORE, np.zeros(len(self._ends)), False
         with ThreadPoolExecutor(len(self._ends)) as threads:
             while self.result == MORE and work > 0:
                 done = list(threads.map(Paths.go_on, self._ends, [min(TURN, work)] * len(self._ends)))
                 work, spent = work - sum(done), spent + done
                 results = [end.result for end in self._ends]
                 if FOUND in results:
-                    self.result, self.first = FOUND, self._ends[results.index(FOUND)].first
-                elif GAVE_UP in results:
+                    end = self._ends[results.index(FOUND)]
+                    if self._accepts(end.first, self.steps):
+                        self.result, self.first = FOUND, end.first
+                    else:
+                        end.reject()
+                        work, rejected = work - REJECTED, True
+                elif GAVE_UP in results or (MORE not in results and rejected):
                     self.result = GAVE_UP
                 elif MORE not in results:
                     self.result = NONE

@@ -145,6 +145,14 @@ class Paths:
         self.result = int(_run(self._data, self._tree))
         return work - int(self._tree.size[LEFT])
 
+    def reject(self) -> None:
+        """Look on after what was found, which nobody can run: that there is nothing else is no proof then."""
+        tree, steps = self._tree, self._steps
+        tree.first[tree.first == steps] = -1
+        tree.frames[:steps, LOW] = tree.frames[:steps, HIGH]  # not remembered
+        tree.size[DEPTH] = steps - 1
+        self.result = MORE
+
     @property
     def rows(self) -> int:
         """Of the table of states."""

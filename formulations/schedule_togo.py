@@ -64,7 +64,7 @@ def allocating(function: Callable[..., Any]) -> Any:
 
 def _compile(function: Callable[..., Any], **options: bool) -> Any:
     function.__qualname__ = f"{function.__qualname__}_{VERSION}"
-    return njit(cache=True, nogil=True, **options)(function)
+    return njit(cache=True, nogil=True, **options)(function)  # type: ignore[call-overload]
 
 
 Data = namedtuple(

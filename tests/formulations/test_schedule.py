@@ -27,9 +27,9 @@ from formulations.schedule_floor import floor_of, value_of
 from formulations.schedule_levels import Levels
 from formulations.schedule_makespan import counted_floor, fewest_steps, least_of
 from formulations.schedule_orders import _schedule, _value, ordered_schedules
-from formulations.schedule_paths import FOUND, MORE, NONE, Paths
+from formulations.schedule_paths import FOUND, GAVE_UP, MORE, NONE, Paths
 from formulations.schedule_search import search
-from formulations.schedule_togo import data_of
+from formulations.schedule_togo import IntArray, data_of
 
 LIMITS = Limits(time_s=60, work=5)
 
@@ -359,6 +359,35 @@ def test_no_better_schedule_of_so_many_steps_is_missed():
                 refuted += levels.result == NONE
             some += 1
     assert some >= 120 and refuted >= 100
+
+
+def passes_over(met, most):
+    def accepts(first, steps):
+        met.append(first)
+        return len(met) > most
+
+    return accepts
+
+
+def test_what_is_not_accepted_is_passed_over_and_proves_nothing():
+    """And other searches remember nothing of it."""
+    others = 0
+    for seed in range(250, 300):
+        instance = small(seed)
+        cost, exist = instance.cost, counts_of(instance)
+        for steps in {d for d, _, _ in exist if d > 0}:
+            tolls = [(cost.base + cost.launch) * y + cost.launch * m for d, y, m in exist if d == steps]
+            best, every = least_of(instance, steps) + min(tolls), list[IntArray]()
+            levels = Levels(instance, range(steps, steps + 1), work=1000, accepts=passes_over(every, 10**9))
+            levels.advance_below(best + 50, steps, 1_000_000)
+            assert levels.result == GAVE_UP and every, (seed, steps)
+            assert levels.value_of(steps) <= best, (seed, steps)
+            for most in (0, 1):
+                levels._accepts = passes_over([], most)
+                levels.advance_below(best + 50, steps, 1_000_000)
+                assert levels.result == (FOUND if len(every) > most else GAVE_UP), (seed, steps, most)
+            others += len(every) > 1
+    assert others >= 20
 
 
 @pytest.mark.parametrize("part", [0.2, 0.55])
