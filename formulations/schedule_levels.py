@@ -34,18 +34,15 @@ from formulations.schedule_togo import IntArray
 TURN = 1_000_000
 """Work of either end before both are asked what they have found."""
 
-PARTS = 0.3, 0.8
-"""The least and the most that this can be."""
-
 REJECTED = 2_000
 """Work that it takes to ask whether a schedule is accepted, about."""
 
 NEW = 20
 """Rows of new tables, for another number of steps, that take as long as one unit of work."""
 
-PART, SHIFT = 0.55, 0.04
-"""Of what may be wasted, that in the first half of the steps at most; by how much it is more in the next search where
-the one backward took e times as long."""
+PART, LEAST, MOST, SHIFT = 0.55, 0.3, 0.8, 0.04
+"""Of what may be wasted, that in the first half of the steps at most: to begin with, at least and at most; by how much
+it is more in the next search where the one backward took e times as long."""
 
 
 class Levels:
@@ -200,7 +197,7 @@ class Levels:
                 elif MORE not in results:
                     self.result = NONE
                     if min(spent) >= TURN:
-                        self._part = np.clip(self._part + SHIFT * np.log(spent[1] / spent[0]), *PARTS)
+                        self._part = np.clip(self._part + SHIFT * np.log(spent[1] / spent[0]), LEAST, MOST)
         if self.result == MORE:
             self.result = GAVE_UP
         return max(0, work)

@@ -1,10 +1,12 @@
 """States that the search of ``schedule_paths`` has left as they have no way on, in a table of rows.
 
 A state is the step, whether the one before took prompts along, and how far every request is: its key, a few words. A
-row is a key, the iterations alone, the steps that take prompts along, what they might cost, and the tokens kept with
-which there was no way.
+row is a key, what was wasted, and the iterations alone, the steps that take prompts along, what they might cost, and
+the tokens kept with which there was no way.
 With fewer of any there is none, and none with as many more tokens kept as an iteration computes if one less is left,
-as it could be run. Where only a part may be wasted this is true of the same search alone: such rows have its tag.
+as it could be run. Where only a part may be wasted this is true of the same search alone, and of no fewer iterations
+alone so far, with the one that could be run: what a state has wasted and keeps says how many those were, as all else
+is the same. Such rows have the tag of the search.
 """
 
 import numpy as np
@@ -30,7 +32,7 @@ def places(outputs: IntArray, states: int) -> tuple[IntArray, IntArray, int]:
 
 
 @compiled
-def known(data, tree, s, rode, alone, rides, toll, kept, tag):
+def known(data, tree, s, rode, alone, rides, toll, kept, wasted, tag):
     """Whether the state before step s is known to have no way on; leaves its key."""
     keys, table = tree.keys, tree.table
     first, output, words, radix = tree.first, data.output, tree.words, tree.radix
@@ -44,18 +46,20 @@ def known(data, tree, s, rode, alone, rides, toll, kept, tag):
     if not found or table[row, -1] != tag or rides > table[row, -3]:
         return False
     runs = -(-max(0, kept - table[row, -2]) // data.tokens)
+    if tag and wasted + kept < table[row, -6] + table[row, -2] + data.tokens * runs:
+        return False
     return alone + runs <= table[row, -4] and toll + (data.base + data.launch) * runs <= table[row, -5]
 
 
 @compiled
-def note(tree, s, alone, rides, toll, kept, tag):
+def note(tree, s, alone, rides, toll, kept, wasted, tag):
     """Remember that the state before step s has no way on."""
     keys, table = tree.keys, tree.table
     row, _ = row_of(keys, table, s)
     for j in range(keys.shape[1]):
         table[row, j] = keys[s, j]
-    table[row, -5], table[row, -4], table[row, -3] = toll, alone, rides
-    table[row, -2], table[row, -1] = kept, tag
+    table[row, -6], table[row, -5], table[row, -4] = wasted, toll, alone
+    table[row, -3], table[row, -2], table[row, -1] = rides, kept, tag
 
 
 @compiled

@@ -22,7 +22,8 @@ it there; else the path can run as many less what it was behind; and where it ke
 full. Backward the same holds of the tokens that must have been kept, its *debt*: ``kept`` is less the debt. So the path
 never wastes more than the schedule has, and ends with no more iterations. Of requests that are alike the first begins
 first. By the same induction a state has no way on where the same first decodes had none with as many tokens kept and
-iterations left, or with fewer kept and an iteration more for every ``tokens`` of them (``schedule_memory``).
+iterations left, or with fewer kept and an iteration more for every ``tokens`` of them; in the first half, no fewer
+iterations run (``schedule_memory``).
 """
 
 from collections import namedtuple
@@ -106,7 +107,7 @@ class Paths:
         size = np.array([0, sum(instance.prompt), pool, digits, 0, 0, 0, 0, 0])
         self._tree = Tree(
             backward, np.full(n, -1), slots_of(steps), np.zeros((steps + 2, 12), np.int64),
-            np.zeros((MOST_MOVES, 5), np.int64), np.full((rows, count + 5), -1, np.int64), words, radix,
+            np.zeros((MOST_MOVES, 5), np.int64), np.full((rows, count + 6), -1, np.int64), words, radix,
             np.zeros((steps + 2, count), np.int64), np.zeros((2, n + 1, wide), np.uint64),
             np.zeros((5, n), np.int64), size,
         )  # fmt: skip
@@ -189,15 +190,8 @@ def _run(data, tree):
             frame[CHOSEN] = -1
         if frame[NEXT] >= frame[HIGH]:
             if frame[HIGH] > frame[LOW]:
-                note(
-                    tree,
-                    s,
-                    frame[ALONE],
-                    frame[RIDES],
-                    frame[TOLL],
-                    frame[KEPT],
-                    size[TAG] if s < size[UNTIL] else 0,
-                )
+                tag = size[TAG] if s < size[UNTIL] else 0
+                note(tree, s, frame[ALONE], frame[RIDES], frame[TOLL], frame[KEPT], frame[WASTED], tag)
             if s == 0:
                 return NONE
             s -= 1
@@ -291,10 +285,11 @@ def _enter(data, tree, low, s):
                 tree.first[i] = s
         return FOUND
     waste, unread = _limits(data, tree, s)
+    if waste < 0:
+        return NONE
+    alone, rides, toll, kept, wasted = frame[ALONE], frame[RIDES], frame[TOLL], frame[KEPT], frame[WASTED]
     tag = size[TAG] if s < size[UNTIL] else 0
-    if waste < 0 or known(
-        data, tree, s, frame[RODE], frame[ALONE], frame[RIDES], frame[TOLL], frame[KEPT], tag
-    ):
+    if known(data, tree, s, frame[RODE], alone, rides, toll, kept, wasted, tag):
         return NONE
     count = _list(data, tree, s)
     if count < 0:

@@ -392,8 +392,11 @@ def test_what_is_not_accepted_is_passed_over_and_proves_nothing():
 
 @pytest.mark.parametrize("part", [0.2, 0.55])
 def test_no_better_schedule_is_missed_where_both_ends_pay_part_of_an_iteration(monkeypatch, part):
-    """What is paid for steps that take prompts along leaves fewer iterations, and neither end wastes those."""
+    """What is paid for steps that take prompts along leaves fewer iterations, and neither end wastes those; so, too,
+    where an end may waste another part than before."""
     monkeypatch.setattr(schedule_levels, "PART", part)
+    monkeypatch.setattr(schedule_levels, "TURN", 5)
+    moved = set[bool]()
     for seed in (148, 244, 297, 423, 438):
         instance = tiny(seed, longest=3, outputs=5, budget=3)
         exist = counts_of(instance)
@@ -404,6 +407,42 @@ def test_no_better_schedule_is_missed_where_both_ends_pay_part_of_an_iteration(m
                 levels = Levels(case, range(steps, steps + 1), work=1000)
                 levels.advance_below(value, steps, 100_000)
                 assert levels.result == FOUND, (seed, steps, launch, value)
+            levels.advance_below(best, steps, 100_000)
+            moved.add(levels._part != part)
+            levels.advance_below(best + 1, steps, 100_000)
+            assert levels.result == FOUND, (seed, steps, launch)
+    assert moved == {False, True}
+
+
+@pytest.mark.parametrize(
+    "prompt, output, kv, tokens, steps, limits",
+    [
+        (
+            (3, 2, 3, 2, 2, 1, 2, 1, 1),
+            (3, 1, 3, 1, 3, 2, 2, 2, 2),
+            *(10, 4, 5),
+            {"alone": 5, "rides": 5, "toll": 53, "until": 4, "unread": 16, "waste": 4},
+        ),
+        (
+            (4, 16, 12, 1, 19, 20),
+            (2, 2, 2, 3, 4, 4),
+            *(23, 6, 9),
+            {"alone": 14, "rides": 9, "toll": 143, "until": 9, "unread": 38, "waste": 28},
+        ),
+    ],
+)
+def test_a_state_that_wasted_more_says_nothing_of_one_that_wasted_less(
+    prompt, output, kv, tokens, steps, limits
+):
+    """Where a toll affords either as many iterations, though one ran fewer."""
+    cost = BatchCost(base=0, token=0, launch=10, decode=1, sequence=0, read=0)
+    nobody = (0,) * len(prompt)
+    instance = ScheduleInstance(
+        arrival=nobody, prompt=prompt, output=output, own=nobody, kv=kv, tokens=tokens, sequences=9, cost=cost
+    )
+    paths = Paths(instance, steps, backward=False, states=100_000)
+    paths.begin(**limits)
+    assert ended_search(paths) == FOUND
 
 
 @pytest.mark.parametrize("name, value", [("WORDS", 1), ("ROWS", 4), ("ROWS", 1 << 12)])
