@@ -50,7 +50,7 @@ FEW = 10
 """Requests for which the search is tried for that makespan, and any better schedule is looked for with all work; for
 more, states are soon too many."""
 
-MOVED, MOST_MOVED, MOVED_EACH, RESTARTS, SLOWER = 8_000_000, 10_000_000, 1_000, 6, 40
+MOVED, MOST_MOVED, MOVED_EACH, RESTARTS, SLOWER = 8_000_000, 10_000_000, 1_000, 12, 40
 """First decodes moved for each unit of work, divided by steps; at most, and of so many requests to the third power;
 how often that is begun anew; by how much the moves that ``fill`` counts are fewer."""
 
