@@ -53,9 +53,9 @@ Tree = namedtuple("Tree", "backward first slots frames moves table words radix k
 after another; ``table``: of ``schedule_memory``, with ``words``, ``radix`` and ``keys`` [step]; ``sums``: see
 ``_mark_sums``; ``listed`` [row, place]: see WHICH; ``size``: see LEFT."""
 LEFT, WHOLE, POOL, DIGITS, DEPTH, UNTIL, UNREAD, WASTE, TAG = range(9)
-"""Columns: work left; tokens of all prompts, and of answers of one token; the binary
-digits in which sums of one bit differ; the step where to go on; how many steps are
-the first half, what memory may not be read there, and what may be wasted; the number of the search."""
+"""Columns: work left; tokens of all prompts, and of answers of one token; the binary digits in which sums of one bit
+differ; the step where to go on; how many steps are the first half, what memory may not be read there, and what may be
+wasted; the number of the search."""
 LOW, HIGH, NEXT, CHOSEN, RODE, KEPT, BEGUN, SPARE, WASTED, ALONE, RIDES, TOLL = range(12)
 """Columns: moves from, to; the next; the requests that begin, a bit each; 0 if the last step took nothing along, else 1
 and its memory for answers of one token; tokens kept; tokens of prompts due; memory not read from here on; what was

@@ -283,6 +283,12 @@ def counts_of(instance):
     return found
 
 
+def least_toll(instance, exist, steps):
+    """Of the counts that exist, for so many decode steps: what iterations of prompts cost."""
+    cost = instance.cost
+    return min((cost.base + cost.launch) * y + cost.launch * m for d, y, m in exist if d == steps)
+
+
 def ended_search(paths, work=200_000):
     while paths.result == MORE:
         paths.go_on(work)
@@ -347,11 +353,11 @@ def test_no_better_schedule_of_so_many_steps_is_missed():
     some = refuted = 0
     for seed in range(250, 350):
         instance = small(seed)
-        cost, exist = instance.cost, counts_of(instance)
+        exist = counts_of(instance)
         for steps in {d for d, _, _ in exist if d > 0}:
-            tolls = [(cost.base + cost.launch) * y + cost.launch * m for d, y, m in exist if d == steps]
-            best = least_of(instance, steps) + min(tolls)
-            for value in (best + 1, best, best - min(tolls) // 2):
+            toll = least_toll(instance, exist, steps)
+            best = least_of(instance, steps) + toll
+            for value in (best + 1, best, best - toll // 2):
                 levels = Levels(instance, range(steps, steps + 1), work=1000)
                 levels.advance_below(value, steps, 100_000)
                 assert levels.result == FOUND or value <= best, (seed, steps, value)
@@ -374,10 +380,9 @@ def test_what_is_not_accepted_is_passed_over_and_proves_nothing():
     others = 0
     for seed in range(250, 300):
         instance = small(seed)
-        cost, exist = instance.cost, counts_of(instance)
+        exist = counts_of(instance)
         for steps in {d for d, _, _ in exist if d > 0}:
-            tolls = [(cost.base + cost.launch) * y + cost.launch * m for d, y, m in exist if d == steps]
-            best, every = least_of(instance, steps) + min(tolls), list[IntArray]()
+            best, every = least_of(instance, steps) + least_toll(instance, exist, steps), list[IntArray]()
             levels = Levels(instance, range(steps, steps + 1), work=1000, accepts=passes_over(every, 10**9))
             levels.advance_below(best + 50, steps, 1_000_000)
             assert levels.result == GAVE_UP and every, (seed, steps)
@@ -402,7 +407,7 @@ def test_no_better_schedule_is_missed_where_both_ends_pay_part_of_an_iteration(m
         exist = counts_of(instance)
         for steps, launch in product({d for d, _, _ in exist if d > 0}, (3, 4, 7)):
             case = replace(instance, cost=replace(instance.cost, base=10 - launch, launch=launch))
-            best = least_of(case, steps) + min(10 * y + launch * m for d, y, m in exist if d == steps)
+            best = least_of(case, steps) + least_toll(case, exist, steps)
             for value in range(best + 1, best + 4):
                 levels = Levels(case, range(steps, steps + 1), work=1000)
                 levels.advance_below(value, steps, 100_000)
