@@ -23,13 +23,12 @@ from formulations.schedule_paths import (
     GAVE_UP,
     MORE,
     MOST_REQUESTS,
-    NEVER,
     NONE,
     Paths,
-    afforded,
     owed,
 )
 from formulations.schedule_togo import IntArray
+from formulations.schedule_tree import NEVER, afforded
 
 TURN = 1_000_000
 """Work of either end before both are asked what they have found."""

@@ -8,8 +8,8 @@ path runs as few iterations alone as those due need, each as full as memory allo
 *Waste* is memory that no decode reads, and ``tokens`` of every iteration alone, less the tokens of prompts computed.
 A schedule's is kv D - reads + ``tokens`` Y - prompts in all, and no step's is less than nothing: what iterations
 compute is due or kept, what is kept or taken along is not read. So a path knows what it may still waste, and by that
-how much is read in a step and how much is due before it, but for so much: ``_mark_sums`` marks such sums,
-``_mark_ahead`` those that lead to one with requests to come, and few sets are left to try (``_sets``).
+how much is read in a step and how much is due before it, but for so much: ``mark_sums`` marks such sums,
+``mark_ahead`` those that lead to one with requests to come, and few sets are left to try (``_sets``).
 
 Where both ends are searched, a forward path may waste only a part in the first half of the steps, and a backward one
 less than the rest in the second: every schedule does one of the two, and neither path has much room where its ways are
@@ -26,7 +26,6 @@ iterations left, or with fewer kept and an iteration more for every ``tokens`` o
 iterations run (``schedule_memory``).
 """
 
-from collections import namedtuple
 from dataclasses import replace
 from math import prod
 
@@ -36,35 +35,51 @@ from formulations.schedule import Objective, ScheduleInstance
 from formulations.schedule_fill import DUE, LOAD, SEATS, SHORT, filled, kept_first, needed, slots_of
 from formulations.schedule_floor import read_of
 from formulations.schedule_memory import known, note, places
+from formulations.schedule_sums import is_marked, leads, mark_ahead, mark_sums
 from formulations.schedule_togo import IntArray, compiled, data_of
+from formulations.schedule_tree import (
+    ALONE,
+    BEGUN,
+    CHOSEN,
+    DEPTH,
+    DIGITS,
+    DUES,
+    HIGH,
+    KEEPS,
+    KEPT,
+    LEFT,
+    LOW,
+    MUST,
+    NEXT,
+    PICKED,
+    POOL,
+    READS,
+    RIDE,
+    RIDES,
+    RODE,
+    RUNS,
+    SPARE,
+    TAG,
+    TOLL,
+    UNTIL,
+    WASTE,
+    WASTED,
+    WASTES,
+    WHICH,
+    WHO,
+    WHOLE,
+    Tree,
+    follow,
+    limits_of,
+    place_all,
+    reads_in,
+)
 
 FOUND, NONE, GAVE_UP, MORE = 1, 0, -1, 2
 """How a search ends; MORE: it has not yet."""
 
-NEVER = 1 << 60
-"""The toll of what cannot be."""
-
 ROWS, MOST_MOVES, MOST_REQUESTS, WORDS = 1 << 21, 1_000_000, 62, 8
 """States remembered at most, a power of two; moves on a path; requests, a bit each; words of sums, 64 bits each."""
-
-Tree = namedtuple("Tree", "backward first slots frames moves table words radix keys sums listed size")
-"""``first``: the step in which each request begins from this end, -1 for none yet; ``slots``: of
-``schedule_fill``, in steps from this end; ``frames`` [step, column]; ``moves`` [move, column]: those of a step one
-after another; ``table``: of ``schedule_memory``, with ``words``, ``radix`` and ``keys`` [step]; ``sums``: see
-``_mark_sums``; ``listed`` [row, place]: see WHICH; ``size``: see LEFT."""
-LEFT, WHOLE, POOL, DIGITS, DEPTH, UNTIL, UNREAD, WASTE, TAG = range(9)
-"""Columns: work left; tokens of all prompts, and of answers of one token; the binary digits in which sums of one bit
-differ; the step where to go on; how many steps are the first half, what memory may not be read there, and what may be
-wasted; the number of the search."""
-LOW, HIGH, NEXT, CHOSEN, RODE, KEPT, BEGUN, SPARE, WASTED, ALONE, RIDES, TOLL = range(12)
-"""Columns: moves from, to; the next; the requests that begin, a bit each; 0 if the last step took nothing along, else 1
-and its memory for answers of one token; tokens kept; tokens of prompts due; memory not read from here on; what was
-wasted; iterations alone and steps that take prompts along that are left, and what these may cost."""
-
-WHO, KEEPS, RIDE, RUNS, WASTES = range(5)
-WHICH, READS, DUES, MUST, PICKED = range(5)
-"""Rows: requests that may begin, what each adds to either sum, whether it begins now or never; places of those that
-do."""
 
 
 class Paths:
@@ -107,8 +122,8 @@ class Paths:
         size = np.array([0, sum(instance.prompt), pool, digits, 0, 0, 0, 0, 0])
         self._tree = Tree(
             backward, np.full(n, -1), slots_of(steps), np.zeros((steps + 2, 12), np.int64),
-            np.zeros((MOST_MOVES, 5), np.int64), np.full((rows, count + 6), -1, np.int64), words, radix,
-            np.zeros((steps + 2, count), np.int64), np.zeros((2, n + 1, wide), np.uint64),
+            np.zeros((MOST_MOVES, 5), np.int64), np.zeros((rows, count + 6), np.int64), np.zeros(rows, np.int8),
+            words, radix, np.zeros((steps + 2, count), np.int64), np.zeros((2, n + 1, wide), np.uint64),
             np.zeros((5, n), np.int64), size,
         )  # fmt: skip
         self.result = NONE
@@ -168,12 +183,6 @@ class Paths:
 
 
 @compiled
-def afforded(toll, cost):
-    """How many of such a cost there may be."""
-    return toll // cost if cost > 0 else NEVER
-
-
-@compiled
 def _run(data, tree):
     """Depth first over steps; FOUND leaves the first steps in the tree."""
     frames, moves, size = tree.frames, tree.moves, tree.size
@@ -186,7 +195,7 @@ def _run(data, tree):
             return MORE
         frame = frames[s]
         if frame[CHOSEN] >= 0:
-            _place_all(data, tree, frame[CHOSEN], s, -1)
+            place_all(data, tree, frame[CHOSEN], s, -1)
             frame[CHOSEN] = -1
         if frame[NEXT] >= frame[HIGH]:
             if frame[HIGH] > frame[LOW]:
@@ -198,58 +207,13 @@ def _run(data, tree):
             continue
         move = moves[frame[NEXT]]
         frame[NEXT] += 1
-        _place_all(data, tree, move[WHO], s, 1)
         frame[CHOSEN] = move[WHO]
-        child = frames[s + 1]
-        child[KEPT], child[RODE] = move[KEEPS], 0 if tree.backward else move[RIDE]
-        ride, alone_cost = int(move[RIDE] > 0), data.base + data.launch
-        child[TOLL] = frame[TOLL] - alone_cost * move[RUNS] - data.launch * ride
-        child[ALONE] = min(frame[ALONE] - move[RUNS], afforded(child[TOLL], alone_cost))
-        child[RIDES] = min(frame[RIDES] - ride, afforded(child[TOLL], data.launch))
-        child[BEGUN] = frame[BEGUN] + tree.slots[DUE, s]
-        child[SPARE] = frame[SPARE] - (data.kv - tree.slots[LOAD, s])
-        child[WASTED] = frame[WASTED] + move[WASTES]
+        if not place_all(data, tree, move[WHO], s, 1):
+            continue
+        follow(data, tree, s, tree.slots[LOAD, s], tree.slots[DUE, s], move)
         s += 1
         result = _enter(data, tree, frame[HIGH], s)
     return result
-
-
-@compiled
-def _read(prompt, output, backward, t):
-    """Tokens that a request reads in its step t from this end."""
-    return prompt + (output - 1 - t if backward else t + 1)
-
-
-@compiled
-def _place(slots, prompt, output, backward, s, sign):
-    """Add (1) or remove (-1) a request that begins in step s."""
-    for t in range(output - 1):
-        slots[LOAD, s + t] += sign * _read(prompt, output, backward, t)
-        slots[SEATS, s + t] += sign
-    due = s + output - 1 if backward else s
-    slots[DUE, due] += sign * prompt
-    if output == 1:
-        slots[SHORT, due] += sign * prompt
-
-
-@compiled
-def _place_all(data, tree, chosen, s, sign):
-    for i in range(tree.first.shape[0]):
-        if chosen >> i & 1:
-            _place(tree.slots, data.prompt[i], data.output[i], tree.backward, s, sign)
-            tree.first[i] = s if sign > 0 else -1
-
-
-@compiled
-def _limits(data, tree, s):
-    """What may be wasted from step s on, and what memory may not be read; in the first half of the steps, there."""
-    frame, size = tree.frames[s], tree.size
-    waste = frame[SPARE] + data.tokens * frame[ALONE] + frame[KEPT] + frame[BEGUN] - size[WHOLE]
-    unread = frame[SPARE]
-    if s < size[UNTIL]:
-        waste = min(waste, size[WASTE] - frame[WASTED])
-        unread = min(unread, size[UNREAD] - (tree.frames[0, SPARE] - frame[SPARE]))
-    return waste, unread
 
 
 @compiled
@@ -284,7 +248,7 @@ def _enter(data, tree, low, s):
             if tree.first[i] < 0:
                 tree.first[i] = s
         return FOUND
-    waste, unread = _limits(data, tree, s)
+    waste, unread = limits_of(data, tree, s)
     if waste < 0:
         return NONE
     alone, rides, toll, kept, wasted = frame[ALONE], frame[RIDES], frame[TOLL], frame[KEPT], frame[WASTED]
@@ -294,7 +258,7 @@ def _enter(data, tree, low, s):
     count = _list(data, tree, s)
     if count < 0:
         return NONE
-    _mark_sums(data, tree, s, count, waste, unread)
+    mark_sums(data, tree, s, count, waste, unread)
     digits = tree.size[DIGITS]
     free, listed = data.kv - slots[LOAD, s], tree.listed
     shorts = count  # the place of the first answer of one token
@@ -302,9 +266,9 @@ def _enter(data, tree, low, s):
         shorts -= 1
     apart = 0 if tree.backward or shorts == 0 else min(shorts, free // listed[READS, shorts - 1])
     words = 1 + ((free + size[POOL]) >> digits >> 6)
-    _mark_ahead(tree.sums, listed, count, shorts, apart, words, digits)
+    mark_ahead(tree.sums, listed, count, shorts, apart, words, digits)
     high = low
-    if _is_marked(tree.sums, 0, shorts, 0, 0, 0):
+    if is_marked(tree.sums, 0, shorts, 0, 0, 0):
         high = _sets(data, tree, s, count, shorts, low, waste, unread)
         if high < 0:
             return GAVE_UP
@@ -326,7 +290,7 @@ def _older(data, tree, s):
 def _fits(slots, prompt, output, backward, s, kv, most):
     """Whether a request may begin in step s beside those that have."""
     for t in range(output - 1):
-        if slots[LOAD, s + t] + _read(prompt, output, backward, t) > kv or slots[SEATS, s + t] >= most:
+        if slots[LOAD, s + t] + reads_in(prompt, output, backward, t) > kv or slots[SEATS, s + t] >= most:
             return False
     return True
 
@@ -347,7 +311,7 @@ def _list(data, tree, s):
         if not fits and output > 1 and s + output >= end:
             return -1
         if fits and (output > 1 or older + prompt <= data.kv):
-            reads = _read(prompt, output, backward, 0) if output > 1 else 0
+            reads = reads_in(prompt, output, backward, 0) if output > 1 else 0
             listed[WHICH, count], listed[READS, count] = i, reads
             listed[DUES, count] = max(reads, prompt) if backward else prompt
             listed[MUST, count] = output > 1 and s + output == end
@@ -356,147 +320,49 @@ def _list(data, tree, s):
 
 
 @compiled
-def _mark_sums(data, tree, s, count, waste, unread):
-    """Mark sums of a set for step s that waste no more than ``waste`` and leave no more memory ``unread``.
-
-    Of tokens that the set reads there, and of those due before it; backward, of those read and of answers of one token.
-
-    Proof: forward, k iterations alone compute and the path keeps no fewer than are due; what is over is kept through
-    the step, where it is not read, or *lost*, as they could have computed it: so it is at most ``waste``. What is not
-    read, less what the step takes along, is wasted, too. Backward, let the debt and those due *need* so much: k
-    iterations compute all that is not kept through the step, where it is not read, so free - read + ``tokens`` k - need
-    is at least nothing; and it is wasted, but for what is kept and not taken along. All iterations that are left, with
-    those of steps that take prompts along, lose no more than they could compute beyond what is to come; such a step
-    reads so little that they compute it.
-    """
-    frame, sums, budget = tree.frames[s], tree.sums, data.tokens
-    sums[:, count] = 0
-    free, digits = data.kv - tree.slots[LOAD, s], tree.size[DIGITS]
-    lost = budget * (frame[ALONE] + frame[RIDES]) - (tree.size[WHOLE] - frame[BEGUN] - frame[KEPT])
-    now = frame[KEPT] + (free - tree.slots[DUE, s] if tree.backward else 0)
-    if not frame[RODE] and not tree.backward:
-        _mark(sums, 1, count, 0, 0, digits)
-    for k in range(frame[RODE] == 0 and not tree.backward, frame[ALONE] + 1):
-        most = now + budget * k
-        _mark(sums, 1, count, most - min(waste, unread + lost), most, digits)
-    _mark(sums, 0, count, free - min(unread, waste), free, digits)
-    if frame[RIDES] > 0:
-        _mark(sums, 0, count, free - min(unread, waste + budget - 1), free - (budget - lost), digits)
-
-
-@compiled
-def _mark(sums, row, place, low, high, digits):
-    low, high = max(0, low) >> digits, min(high >> digits, 64 * (sums.shape[2] - 1) - 1)
-    ones = ~np.uint64(0)
-    for j in range(low >> 6, (high >> 6) + 1 if low <= high else 0):
-        word = ones
-        if j == low >> 6:
-            word &= ones << np.uint64(low & 63)
-        if j == high >> 6:
-            word &= ones >> np.uint64(63 - (high & 63))
-        sums[row, place, j] |= word
-
-
-@compiled
-def _is_marked(sums, place, shorts, reads, dues, digits):
-    y = dues >> digits
-    if sums[1, place, y >> 6] >> np.uint64(y & 63) & np.uint64(1) == 0:
-        return False
-    x = reads >> digits
-    return place < shorts or sums[0, place, x >> 6] >> np.uint64(x & 63) & np.uint64(1) != 0
-
-
-@compiled
-def _mark_ahead(sums, listed, count, shorts, apart, words, digits):
-    """From each place of those listed on, sums that lead to a marked one with requests from there on.
-
-    Answers of one token come last, and only for them are both sums kept: before, what is read and what is due are the
-    same but for as much as ``apart``, so what is due leads to both.
-    """
-    for place in range(count, -1, -1):
-        if place < count:
-            for j in range(words):
-                sums[0, place, j] = sums[0, place + 1, j]
-                sums[1, place, j] = np.uint64(0) if listed[MUST, place] else sums[1, place + 1, j]
-            sums[1, place, words], by = 0, listed[DUES, place] >> digits
-            _shift(sums, place, words, by)
-            if digits > 0:
-                _shift(sums, place, words, by + 1)
-        if place == shorts:
-            _join(sums, place, words, (apart >> digits) + (digits > 0 and apart > 0))
-
-
-@compiled
-def _join(sums, place, words, apart):
-    """Unmark what is due where no sum that is read is marked, as large or larger by no more than ``apart``."""
-    sums[0, place, words] = 0
-    for j in range(words):
-        near = np.uint64(0)
-        for by in range(apart + 1):
-            q, r = by >> 6, np.uint64(by & 63)
-            if j + q < words:
-                near |= sums[0, place, j + q] >> r
-                if r > 0:
-                    near |= sums[0, place, j + q + 1] << (np.uint64(64) - r)
-        sums[1, place, j] &= near
-
-
-@compiled
-def _shift(sums, place, words, by):
-    """Add the marks of the next place, each for a sum due that is smaller by so much."""
-    q, r = by >> 6, np.uint64(by & 63)
-    for j in range(words - q):
-        word = sums[1, place + 1, j + q] >> r
-        if r > 0:
-            word |= sums[1, place + 1, j + q + 1] << (np.uint64(64) - r)
-        sums[1, place, j] |= word
-
-
-@compiled
 def _sets(data, tree, s, count, shorts, low, waste, unread):
     """A move for every set of listed requests with marked sums, with and without prompts taken along.
 
     Returns where they end, -1 where there are too many, or too many ways to them.
     """
-    listed, sums, slots, first, backward = tree.listed, tree.sums, tree.slots, tree.first, tree.backward
-    alike, prompt, output, kv = data.alike, data.prompt, data.output, data.kv
-    most, free, enough = (
-        min(data.sequences, data.tokens),
-        data.kv - slots[LOAD, s],
-        tree.size[LEFT] - MOST_MOVES,
-    )
+    listed, sums, first, alike = tree.listed, tree.sums, tree.first, data.alike
+    free, enough = data.kv - tree.slots[LOAD, s], tree.size[LEFT] - MOST_MOVES
+    seats = min(data.sequences, data.tokens) - tree.slots[SEATS, s]
     digits, place, depth, chosen, reads, dues, high = tree.size[DIGITS], 0, 0, 0, 0, 0, low
     while True:
         while place < count:
             i, a, b = listed[WHICH, place], listed[READS, place], listed[DUES, place]
             if (
                 reads + a <= free
-                and _is_marked(sums, place + 1, shorts, reads + a, dues + b, digits)
-                and (alike[i] < 0 or first[alike[i]] >= 0)
-                and _fits(slots, prompt[i], output[i], backward, s, kv, most)
+                and seats >= (a > 0)
+                and is_marked(sums, place + 1, shorts, reads + a, dues + b, digits)
+                and (alike[i] < 0 or first[alike[i]] >= 0 or chosen >> alike[i] & 1)
             ):
                 tree.size[LEFT] -= 1
                 if tree.size[LEFT] < enough:
                     return -1
-                _place(slots, prompt[i], output[i], backward, s, 1)
-                first[i], listed[PICKED, depth] = s, place
-                depth, chosen, reads, dues = depth + 1, chosen | 1 << i, reads + a, dues + b
-            elif listed[MUST, place] or not _is_marked(sums, place + 1, shorts, reads, dues, digits):
+                listed[PICKED, depth] = place
+                depth, chosen, reads, dues, seats = (
+                    depth + 1,
+                    chosen | 1 << i,
+                    reads + a,
+                    dues + b,
+                    seats - (a > 0),
+                )
+            elif listed[MUST, place] or not is_marked(sums, place + 1, shorts, reads, dues, digits):
                 break
             place += 1
         else:
-            high = _moves(data, tree, s, chosen, high, waste, unread)
+            high = _moves(data, tree, s, chosen, depth, high, waste, unread)
             if high < 0:
                 return high
         again = False
         while not again and depth > 0:  # the last one chosen does not begin
             depth -= 1
             place = listed[PICKED, depth]
-            i = listed[WHICH, place]
-            _place(slots, prompt[i], output[i], backward, s, -1)
-            first[i], chosen = -1, chosen & ~(1 << i)
-            reads, dues = reads - listed[READS, place], dues - listed[DUES, place]
-            again = not listed[MUST, place] and _is_marked(sums, place + 1, shorts, reads, dues, digits)
+            i, a, b = listed[WHICH, place], listed[READS, place], listed[DUES, place]
+            chosen, reads, dues, seats = chosen & ~(1 << i), reads - a, dues - b, seats + (a > 0)
+            again = not listed[MUST, place] and is_marked(sums, place + 1, shorts, reads, dues, digits)
             place += 1
         if not again:
             return high
@@ -521,10 +387,32 @@ def owed(tokens, spare, budget, alone, launch):
 
 
 @compiled
-def _moves(data, tree, s, chosen, high, waste, unread):
-    """Add the moves of a set that is placed; returns where they end, -1 where there are too many."""
-    slots, frame, moves, kv, budget = tree.slots, tree.frames[s], tree.moves, data.kv, data.tokens
+def _moves(data, tree, s, chosen, depth, high, waste, unread):
+    """Add the moves of a set, whose places are PICKED; returns where they end, -1 where there are too many."""
+    slots, frame, moves, kv, budget, listed = (
+        tree.slots,
+        tree.frames[s],
+        tree.moves,
+        data.kv,
+        data.tokens,
+        tree.listed,
+    )
     load, seats, due, short = slots[LOAD, s], slots[SEATS, s], slots[DUE, s], slots[SHORT, s]
+    then, later = slots[LOAD, s + 1], slots[DUE, s + 1]
+    for d in range(depth):
+        i = listed[WHICH, listed[PICKED, d]]
+        prompt, output = data.prompt[i], data.output[i]
+        if output > 1:
+            load += reads_in(prompt, output, tree.backward, 0)
+            seats += 1
+        else:
+            short += prompt
+        if output > 2:
+            then += reads_in(prompt, output, tree.backward, 1)
+        if output == 1 or not tree.backward:
+            due += prompt
+        elif output == 2:
+            later += prompt
     kept = frame[KEPT]
     if seats == 0 or kv - load > unread:
         return high
@@ -553,9 +441,13 @@ def _moves(data, tree, s, chosen, high, waste, unread):
             continue
         if high == moves.shape[0]:
             return -1
-        moves[high, WHO], moves[high, KEEPS] = chosen, after
-        moves[high, RUNS], moves[high, WASTES] = alone, wastes
-        moves[high, RIDE] = ride * (1 + min(room, tree.size[POOL]))
+        move = moves[high]
+        move[WHO], move[KEEPS], move[RUNS], move[WASTES] = chosen, after, alone, wastes
+        move[RIDE] = ride * (1 + min(room, tree.size[POOL]))
+        if s + 2 < slots.shape[1]:
+            follow(data, tree, s, load, due, move)
+            if not leads(data, tree, s + 1, chosen, kv - then, later):
+                continue
         high += 1
     return high
 

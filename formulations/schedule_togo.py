@@ -40,8 +40,10 @@ _FILES = (
     "schedule_search.py",
     "schedule_orders.py",
     "schedule_fill.py",
-    "schedule_paths.py",
+    "schedule_tree.py",
+    "schedule_sums.py",
     "schedule_memory.py",
+    "schedule_paths.py",
 )
 VERSION = sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in _FILES)).hexdigest()[:12]
 
@@ -53,8 +55,11 @@ NEAR = 32
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile, and keep it for this version; without reference counting, which takes longer than what is counted."""
-    return _compile(function, _nrt=False)
+    """Compile, and keep it for this version; without reference counting, which takes longer than what is counted.
+
+    All that it calls becomes part of it: a call passes every field of every array.
+    """
+    return _compile(function, _nrt=False, forceinline=True)
 
 
 def allocating(function: Callable[..., Any]) -> Any:
