@@ -50,11 +50,11 @@ FEW = 10
 """Requests for which the search is tried for that makespan, and any better schedule is looked for with all work; for
 more, states are soon too many."""
 
-MOVED, MOST_MOVED, MOVED_EACH, RESTARTS, SLOWER = 8_000_000, 10_000_000, 1_000, 12, 40
+MOVED, MOST_MOVED, MOVED_EACH, RESTARTS, SLOWER = 8_000_000, 10_000_000, 300, 12, 40
 """First decodes moved for each unit of work, divided by steps; at most, and of so many requests to the third power;
 how often that is begun anew; by how much the moves that ``fill`` counts are fewer."""
 
-PLACED, SOME, PROBE = 10_000_000, 10, 10
+PLACED, SOME, PROBE = 30_000_000, 10, 10
 """Requests that ``schedule_levels`` places for each unit of work; the parts of them for any better schedule
 where annealing finds none, and where so many steps are tried first."""
 

@@ -12,6 +12,7 @@ any D is refuted until a schedule is found, and each that is refuted is a bound.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import log
 
 import numpy as np
 
@@ -39,9 +40,9 @@ REJECTED = 2_000
 NEW = 20
 """Rows of new tables, for another number of steps, that take as long as one unit of work."""
 
-PART, LEAST, MOST, SHIFT = 0.55, 0.3, 0.8, 0.04
-"""Of what may be wasted, that in the first half of the steps at most: to begin with, at least and at most; by how much
-it is more in the next search where the one backward took e times as long."""
+PART, LEAST, MOST, SHIFT = 0.55, 0.3, 0.8, 0.024
+"""Of what may be wasted, that in the first half of the steps at most: to begin with, at least and at most; of memory,
+what is added to it for the next search where the one backward took e times as long."""
 
 
 class Levels:
@@ -82,7 +83,7 @@ class Levels:
         self._now = {d: (self._owed(d), 0, -1) for d in steps}
         self.steps, self.result, self.first = -1, NONE, np.zeros(0, np.int64)
         self._ends = list[Paths]()
-        self._part = PART
+        self._part = {d: [PART, PART] for d in steps}  # of what is wasted; of memory not read
 
     def _owed(self, steps: int) -> int:
         """What iterations of so many steps cost at least; which they are is told when it matters."""
@@ -166,37 +167,51 @@ class Levels:
             self.steps, work = steps, work - sum(end.rows for end in self._ends) // NEW
         spare, half = self._spare(steps), steps // 2
         waste = spare + self._instance.tokens * alone - self._prompts
-        scarce = min(spare, waste)
-        part = int(scarce * self._part)
+        scarce, which = min(spare, waste), int(spare < waste)
+        part = int(scarce * self._part[steps][which])
         for end, until, most in zip(self._ends, (half, steps - half), (part, scarce - part - 1), strict=True):
             unread, wasted = (most, waste) if spare < waste else (spare, most)
             end.begin(alone, rides, toll=toll, until=until, unread=unread, waste=wasted)
-        return self._run(work)
+        left, (ahead, back) = self._run(work)
+        if self.result == NONE and min(ahead, back) >= TURN:
+            more = SHIFT * self._instance.kv / scarce * log(back / ahead)
+            self._part[steps][which] = min(max(LEAST, self._part[steps][which] + more), MOST)
+        return left
 
-    def _run(self, work: int) -> int:
-        """Until one end has found a schedule that is accepted, both have none, or the work is done.
+    def _run(self, work: int) -> tuple[int, list[int]]:
+        """Until a schedule is found that is accepted, neither end has one, or the work is done.
 
-        Returns what is left of that. Where others were found there is no proof that there is none.
+        Returns what is left of that, and what was done forward and backward. Where others were found there is no proof
+        that there is none.
         """
-        self.result, spent, rejected = MORE, np.zeros(len(self._ends)), False
+        searches, spent, rejected, self.result = list(self._ends), [0, 0], False, MORE
         with ThreadPoolExecutor(len(self._ends)) as threads:
-            while self.result == MORE and work > 0:
-                done = list(threads.map(Paths.go_on, self._ends, [min(TURN, work)] * len(self._ends)))
-                work, spent = work - sum(done), spent + done
-                results = [end.result for end in self._ends]
-                if FOUND in results:
-                    end = self._ends[results.index(FOUND)]
-                    if self._accepts(end.first, self.steps):
-                        self.result, self.first = FOUND, end.first
-                    else:
-                        end.reject()
+            while self.result == MORE:
+                running = self._shared(searches)
+                if not running or work <= 0:
+                    self.result = GAVE_UP if running or rejected else NONE
+                    break
+                done = list(threads.map(Paths.go_on, running, [min(TURN, work)] * len(running)))
+                work -= sum(done)
+                for search, each in zip(running, done, strict=True):
+                    spent[search.backward] += each
+                    if search.result == GAVE_UP:
+                        self.result = GAVE_UP
+                    elif search.result == FOUND and self._accepts(search.first, self.steps):
+                        self.result, self.first = FOUND, search.first
+                        break
+                    elif search.result == FOUND:
+                        search.reject()
                         work, rejected = work - REJECTED, True
-                elif GAVE_UP in results or (MORE not in results and rejected):
-                    self.result = GAVE_UP
-                elif MORE not in results:
-                    self.result = NONE
-                    if min(spent) >= TURN:
-                        self._part = np.clip(self._part + SHIFT * np.log(spent[1] / spent[0]), LEAST, MOST)
-        if self.result == MORE:
-            self.result = GAVE_UP
-        return max(0, work)
+        return max(0, work), spent
+
+    def _shared(self, searches: list[Paths]) -> list[Paths]:
+        """Those that have not ended; where that is one, and half of what it has left in another, added if it is new."""
+        running = [search for search in searches if search.result == MORE]
+        if len(running) == 1:
+            done = [each for each in searches[len(self._ends) :] if each.backward == running[0].backward]
+            other = running[0].halve(done[0] if done else None)
+            if other is not None:
+                running.append(other)
+                searches += [] if done else [other]
+        return running

@@ -26,6 +26,7 @@ iterations left, or with fewer kept and an iteration more for every ``tokens`` o
 iterations run (``schedule_memory``).
 """
 
+from copy import copy
 from dataclasses import replace
 from math import prod
 
@@ -80,6 +81,9 @@ FOUND, NONE, GAVE_UP, MORE = 1, 0, -1, 2
 
 ROWS, MOST_MOVES, MOST_REQUESTS, WORDS = 1 << 21, 1_000_000, 62, 8
 """States remembered at most, a power of two; moves on a path; requests, a bit each; words of sums, 64 bits each."""
+
+NOW, SCRATCH = ("first", "slots", "frames", "size"), ("moves", "table", "signs", "keys", "sums", "listed")
+"""Arrays of a search: those that say where it is, and the others of its own."""
 
 
 class Paths:
@@ -168,6 +172,45 @@ class Paths:
         tree.frames[:steps, LOW] = tree.frames[:steps, HIGH]  # not remembered
         tree.size[DEPTH] = steps - 1
         self.result = MORE
+
+    def halve(self, other: "Paths | None") -> "Paths | None":
+        """Leave half of what is to come to ``other``, made from this one before and done, or to a new one.
+
+        None where there is too little. Neither remembers what it has only half of.
+        """
+        depth = self._tree.size[DEPTH]
+        left = np.flatnonzero(self._tree.frames[: depth + 1, NEXT] < self._tree.frames[: depth + 1, HIGH])
+        if len(left) == 0:
+            return None
+        if other is None:
+            other = copy(self)
+            arrays = {name: getattr(self._tree, name) for name in (*NOW, *SCRATCH)}
+            own = {
+                name: np.zeros(each.shape, each.dtype) for name, each in arrays.items()
+            }  # zeros_like writes them
+            other._tree = self._tree._replace(**own)
+            used = np.flatnonzero(self._tree.signs)
+            other._tree.table[used], other._tree.signs[used] = self._tree.table[used], self._tree.signs[used]
+        for name in NOW:
+            getattr(other._tree, name)[:] = getattr(self._tree, name)
+        moves = self._tree.frames[depth, HIGH]
+        other._tree.moves[:moves] = self._tree.moves[:moves]
+        s = left[0]
+        begin, end = self._tree.frames[s, [NEXT, HIGH]]
+        for paths, start in ((other, begin), (self, begin + 1)):
+            frames, moves = paths._tree.frames, paths._tree.moves
+            half = moves[start:end:2].copy()
+            moves[begin : begin + len(half)] = half
+            frames[s, HIGH] = begin + len(half)
+            frames[: s + 1, LOW] = frames[: s + 1, HIGH]
+        frames = other._tree.frames[s + 1 : depth + 1]
+        frames[:, NEXT] = frames[:, LOW] = frames[:, HIGH]
+        other.result = MORE
+        return other
+
+    @property
+    def backward(self) -> bool:
+        return bool(self._tree.backward)
 
     @property
     def rows(self) -> int:
@@ -258,13 +301,13 @@ def _enter(data, tree, low, s):
     count = _list(data, tree, s)
     if count < 0:
         return NONE
-    mark_sums(data, tree, s, count, waste, unread)
-    digits = tree.size[DIGITS]
-    free, listed = data.kv - slots[LOAD, s], tree.listed
-    shorts = count  # the place of the first answer of one token
+    digits, free, listed = size[DIGITS], data.kv - slots[LOAD, s], tree.listed
+    shorts, pool = count, 0  # the place of the first answer of one token, and tokens of all of them
     while shorts > 0 and listed[READS, shorts - 1] == 0:
         shorts -= 1
+        pool += listed[DUES, shorts]
     apart = 0 if tree.backward or shorts == 0 else min(shorts, free // listed[READS, shorts - 1])
+    mark_sums(data, tree, s, count, waste, unread, apart, pool)
     words = 1 + ((free + size[POOL]) >> digits >> 6)
     mark_ahead(tree.sums, listed, count, shorts, apart, words, digits)
     high = low

@@ -20,52 +20,40 @@ from formulations.schedule_tree import (
 
 
 @compiled
-def mark_sums(data, tree, s, count, waste, unread):
+def mark_sums(data, tree, s, count, waste, unread, apart, pool):
     """Mark sums of a set for step s that waste no more than ``waste`` and leave no more memory ``unread``.
 
     Of tokens that the set reads there, and of those due before it; backward, of those read and of answers of one token.
-
-    Proof: forward, k iterations alone compute and the path keeps no fewer than are due; what is over is kept through
-    the step, where it is not read, or *lost*, as they could have computed it: so it is at most ``waste``. What is not
-    read, less what the step takes along, is wasted, too. Backward, let the debt and those due *need* so much: k
-    iterations compute all that is not kept through the step, where it is not read, so free - read + ``tokens`` k - need
-    is at least nothing; and it is wasted, but for what is kept and not taken along. All iterations that are left, with
-    those of steps that take prompts along, lose no more than they could compute beyond what is to come; such a step
-    reads so little that they compute it.
     """
-    frame, sums, budget = tree.frames[s], tree.sums, data.tokens
+    sums, digits, due = tree.sums, tree.size[DIGITS], tree.slots[DUE, s]
     sums[:, count] = 0
-    free, digits = data.kv - tree.slots[LOAD, s], tree.size[DIGITS]
-    now, wide, lost = _room(data, tree, s, free, tree.slots[DUE, s], waste, unread)
-    if not frame[RODE] and not tree.backward:
-        _mark(sums, 1, count, 0, 0, digits)
-    for k in range(frame[RODE] == 0 and not tree.backward, frame[ALONE] + 1):
-        _mark(sums, 1, count, now + budget * k - wide, now + budget * k, digits)
-    _mark(sums, 0, count, free - min(unread, waste), free, digits)
-    if frame[RIDES] > 0:
-        _mark(sums, 0, count, free - min(unread, waste + budget - 1), free - (budget - lost), digits)
-
-
-@compiled
-def _room(data, tree, s, free, due, waste, unread):
-    """Tokens that may be due before step s without an iteration alone, how many fewer, and what all may lose."""
-    frame = tree.frames[s]
-    lost = data.tokens * (frame[ALONE] + frame[RIDES]) - (tree.size[WHOLE] - frame[BEGUN] - frame[KEPT])
-    return frame[KEPT] + (free - due if tree.backward else 0), min(waste, unread + lost), lost
+    free = data.kv - tree.slots[LOAD, s]
+    for ride in range(2 if tree.frames[s, RIDES] > 0 else 1):
+        bottom, top, wide, now, least, most = _ways(
+            data, tree, s, free, due, waste, unread, apart, pool, ride
+        )
+        _mark(sums, 0, count, bottom, top, digits)
+        for k in range(least, most + 1):
+            low, high = (
+                max(now + data.tokens * k - wide, bottom - apart),
+                min(now + data.tokens * k, top + pool),
+            )
+            if k == 0 and not tree.frames[s, RODE] and not tree.backward:
+                high = min(high, 0)
+            _mark(sums, 1, count, low, high, digits)
 
 
 @compiled
 def leads(data, tree, s, chosen, free, due):
     """Whether such sums may be marked for step s, of those that begin after ``chosen`` do in the step before.
 
-    Where ``free`` memory is left in step s and so much is due before it. Of sums in the intervals of ``mark_sums``
-    this asks no more than that what is read is nothing, or at least what one request reads, and that both are the same
-    but for ``apart`` (see ``mark_ahead``) and the ``pool`` of answers of one token.
+    Where ``free`` memory is left in step s and so much is due before it: either nothing is read, or as much as one
+    request reads.
     """
     waste, unread = limits_of(data, tree, s)
     if waste < 0 or unread < 0 or free < 0:
         return False
-    frame, budget, least, pool = tree.frames[s], data.tokens, free + 1, 0
+    least, pool = free + 1, 0
     for i in range(tree.first.shape[0] - 1, -1, -1):
         if tree.first[i] < 0 and not chosen >> i & 1:
             if data.output[i] > 1:
@@ -73,21 +61,42 @@ def leads(data, tree, s, chosen, free, due):
                 break
             pool += data.prompt[i]
     apart = 0 if tree.backward else free // least
-    now, wide, lost = _room(data, tree, s, free, due, waste, unread)
-    bottom, top = free - min(unread, waste), free
-    for ride in range(2 if frame[RIDES] > 0 else 1):
-        if ride:
-            bottom, top = free - min(unread, waste + budget - 1), free - (budget - lost)
-        for k in range(frame[ALONE] + 1):
-            high = now + budget * k
-            low = high - wide
-            if k == 0 and not frame[RODE] and not tree.backward:
-                low, high = 0, 0
-            if bottom <= 0 <= top and low <= pool and high >= 0:
+    for ride in range(2 if tree.frames[s, RIDES] > 0 else 1):
+        bottom, top, wide, now, few, many = _ways(data, tree, s, free, due, waste, unread, apart, pool, ride)
+        for k in range(few, many + 1):
+            low, high = now + data.tokens * k - wide, now + data.tokens * k
+            if k == 0 and not tree.frames[s, RODE] and not tree.backward:
+                high = min(high, 0)
+            if bottom <= 0 <= top and low <= min(pool, high) and high >= 0:
                 return True
-            if max(bottom, least, low - pool) <= min(top, high + apart):
+            if low <= high and max(bottom, least, low - pool) <= min(top, high + apart):
                 return True
     return False
+
+
+@compiled
+def _ways(data, tree, s, free, due, waste, unread, apart, pool, ride):
+    """Intervals of both sums for step s where that takes prompts along (1) or does not (0).
+
+    Least and most that a set reads; how much less may be due than a number, and what that is with no iterations alone,
+    each adding ``tokens``; least and most iterations alone. Without them and if the step before took nothing along,
+    nothing is due.
+
+    Proof: let r be the memory that nobody reads in step s. Forward let v be the tokens that k iterations could compute,
+    and those kept, beyond what is due; backward, they and r beyond what is due and the debt. Neither is less than
+    nothing, no more than r is kept through the step, and it wastes v at least, and r but for what it takes along, which
+    is less than ``tokens``. Of v, and of the ``tokens`` that it could take along, all but r is *lost*: iterations could
+    have computed it, and can compute only so much more than is to come. Both sums differ by answers of one token, no
+    more than ``pool``, and forward by the first token of each that begins, no more than ``apart``.
+    """
+    frame, budget = tree.frames[s], data.tokens
+    lost = budget * (frame[ALONE] + frame[RIDES]) - (tree.size[WHOLE] - frame[BEGUN] - frame[KEPT])
+    now, over = frame[KEPT] + (free - due if tree.backward else 0), budget * ride - lost
+    bottom, top = free - min(unread, waste + (budget - 1) * ride), free - max(0, over)
+    wide = min(waste, free - bottom - over)
+    least = max(0, -((now - bottom + apart) // budget))
+    most = min(frame[ALONE], (min(free - over, top + wide) + pool - now) // budget)
+    return bottom, top, wide, now, least, most
 
 
 @compiled

@@ -413,7 +413,7 @@ def test_no_better_schedule_is_missed_where_both_ends_pay_part_of_an_iteration(m
                 levels.advance_below(value, steps, 100_000)
                 assert levels.result == FOUND, (seed, steps, launch, value)
             levels.advance_below(best, steps, 100_000)
-            moved.add(levels._part != part)
+            moved.add(levels._part[steps] != [part, part])
             levels.advance_below(best + 1, steps, 100_000)
             assert levels.result == FOUND, (seed, steps, launch)
     assert moved == {False, True}
@@ -467,6 +467,40 @@ def test_what_is_marked_or_remembered_changes_no_answer(monkeypatch, name, value
                     answers[-1].append(ended_search(paths))
     assert answers[0] == answers[1]
     assert min(answers[0].count(FOUND), answers[0].count(NONE)) >= 50
+
+
+def ended_in_halves(paths):
+    """Its result where it leaves half of what is to come to others again and again; and what searched."""
+    searches = [paths]
+    while any(each.result == MORE for each in searches):
+        for each in [each for each in searches if each.result == MORE]:
+            each.go_on(20)
+            done = next((other for other in searches[1:] if other.result == NONE), None)
+            if each.result == MORE and (done or len(searches) < 5):
+                other = each.halve(done)
+                searches += [other] if other not in (None, *searches) else []
+    results = {each.result for each in searches}
+    return FOUND if FOUND in results else NONE, searches
+
+
+def test_halves_of_a_search_find_what_all_of_it_does():
+    """And remember nothing that is not so."""
+    answers, most = list[int](), 0
+    for seed in range(30):
+        instance = tiny(seed, requests=7, longest=60, outputs=5, spare=150, budget=60)
+        steps = fewest_steps(instance) + seed % 2
+        for backward, alone, rides in product((False, True), (2, 4, 6), (0, 2)):
+            whole, paths = (Paths(instance, steps, backward=backward, states=1000) for _ in range(2))
+            whole.begin(alone, rides)
+            answers.append(ended_search(whole))
+            paths.begin(alone, rides)
+            found, searches = ended_in_halves(paths)
+            assert found == answers[-1], (seed, backward, alone, rides)
+            for each in searches:
+                each.begin(alone, rides)
+                assert ended_search(each) == answers[-1], (seed, backward, alone, rides)
+            most = max(most, len(searches))
+    assert min(answers.count(FOUND), answers.count(NONE)) >= 25 and most >= 4
 
 
 @pytest.mark.parametrize("objective", Objective)
