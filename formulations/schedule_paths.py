@@ -250,9 +250,8 @@ def _run(data, tree):
             continue
         move = moves[frame[NEXT]]
         frame[NEXT] += 1
+        place_all(data, tree, move[WHO], s, 1)
         frame[CHOSEN] = move[WHO]
-        if not place_all(data, tree, move[WHO], s, 1):
-            continue
         follow(data, tree, s, tree.slots[LOAD, s], tree.slots[DUE, s], move)
         s += 1
         result = _enter(data, tree, frame[HIGH], s)
@@ -385,13 +384,8 @@ def _sets(data, tree, s, count, shorts, low, waste, unread):
                 if tree.size[LEFT] < enough:
                     return -1
                 listed[PICKED, depth] = place
-                depth, chosen, reads, dues, seats = (
-                    depth + 1,
-                    chosen | 1 << i,
-                    reads + a,
-                    dues + b,
-                    seats - (a > 0),
-                )
+                depth, chosen, seats = depth + 1, chosen | 1 << i, seats - (a > 0)
+                reads, dues = reads + a, dues + b
             elif listed[MUST, place] or not is_marked(sums, place + 1, shorts, reads, dues, digits):
                 break
             place += 1
@@ -432,18 +426,11 @@ def owed(tokens, spare, budget, alone, launch):
 @compiled
 def _moves(data, tree, s, chosen, depth, high, waste, unread):
     """Add the moves of a set, whose places are PICKED; returns where they end, -1 where there are too many."""
-    slots, frame, moves, kv, budget, listed = (
-        tree.slots,
-        tree.frames[s],
-        tree.moves,
-        data.kv,
-        data.tokens,
-        tree.listed,
-    )
+    slots, frame, kv, budget = tree.slots, tree.frames[s], data.kv, data.tokens
     load, seats, due, short = slots[LOAD, s], slots[SEATS, s], slots[DUE, s], slots[SHORT, s]
     then, later = slots[LOAD, s + 1], slots[DUE, s + 1]
     for d in range(depth):
-        i = listed[WHICH, listed[PICKED, d]]
+        i = tree.listed[WHICH, tree.listed[PICKED, d]]
         prompt, output = data.prompt[i], data.output[i]
         if output > 1:
             load += reads_in(prompt, output, tree.backward, 0)
@@ -482,9 +469,9 @@ def _moves(data, tree, s, chosen, depth, high, waste, unread):
         toll = frame[TOLL] - (data.base + data.launch) * alone - data.launch * ride
         if toll < owed(rest - after, frame[SPARE] - room, budget, data.base + data.launch, data.launch):
             continue
-        if high == moves.shape[0]:
+        if high == tree.moves.shape[0]:
             return -1
-        move = moves[high]
+        move = tree.moves[high]
         move[WHO], move[KEEPS], move[RUNS], move[WASTES] = chosen, after, alone, wastes
         move[RIDE] = ride * (1 + min(room, tree.size[POOL]))
         if s + 2 < slots.shape[1]:

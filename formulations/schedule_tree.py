@@ -42,29 +42,22 @@ def reads_in(prompt, output, backward, t):
 
 @compiled
 def _place(slots, prompt, output, backward, s, sign):
-    """Add (1) or remove (-1) a request that begins in step s; returns the most that is read in one of its steps."""
-    most = 0
+    """Add (1) or remove (-1) a request that begins in step s."""
     for t in range(output - 1):
         slots[LOAD, s + t] += sign * reads_in(prompt, output, backward, t)
         slots[SEATS, s + t] += sign
-        most = max(most, slots[LOAD, s + t])
     due = s + output - 1 if backward else s
     slots[DUE, due] += sign * prompt
     if output == 1:
         slots[SHORT, due] += sign * prompt
-    return most
 
 
 @compiled
 def place_all(data, tree, chosen, s, sign):
-    """Whether memory holds those chosen, when all are there."""
-    fits = True
     for i in range(tree.first.shape[0]):
         if chosen >> i & 1:
-            most = _place(tree.slots, data.prompt[i], data.output[i], tree.backward, s, sign)
+            _place(tree.slots, data.prompt[i], data.output[i], tree.backward, s, sign)
             tree.first[i] = s if sign > 0 else -1
-            fits = fits and most <= data.kv
-    return fits
 
 
 @compiled

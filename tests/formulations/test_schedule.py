@@ -450,6 +450,24 @@ def test_a_state_that_wasted_more_says_nothing_of_one_that_wasted_less(
     assert ended_search(paths) == FOUND
 
 
+@pytest.mark.parametrize(
+    "prompt, output, kv, tokens, counts",
+    [((2, 3, 3, 2), (2, 2, 1, 1), 5, 4, (2, 2, 1)), ((4, 2, 4), (1, 2, 2), 6, 5, (2, 2, 0))],
+)
+def test_answers_of_one_token_are_due_beside_what_a_step_reads(prompt, output, kv, tokens, counts):
+    """So a move may lead to a step that reads less than is due there."""
+    nobody, cost = (0,) * len(prompt), BatchCost(base=0, token=0, launch=10, decode=1, sequence=0, read=0)
+    instance = ScheduleInstance(
+        arrival=nobody, prompt=prompt, output=output, own=nobody, kv=kv, tokens=tokens, sequences=9, cost=cost
+    )
+    steps, alone, rides = counts
+    assert counts in counts_of(instance)
+    for backward in (False, True):
+        paths = Paths(instance, steps, backward=backward, states=1000)
+        paths.begin(alone, rides)
+        assert ended_search(paths) == FOUND
+
+
 @pytest.mark.parametrize("name, value", [("WORDS", 1), ("ROWS", 4), ("ROWS", 1 << 12)])
 def test_what_is_marked_or_remembered_changes_no_answer(monkeypatch, name, value):
     """Sums that share a bit; few states in the table."""
