@@ -55,8 +55,8 @@ MOVED, MOST_MOVED, MOVED_EACH, RESTARTS, SLOWER = 8_000_000, 10_000_000, 300, 12
 how often that is begun anew; by how much the moves that ``fill`` counts are fewer."""
 
 PLACED, SOME, PROBE = 30_000_000, 10, 10
-"""Requests that ``schedule_levels`` places for each unit of work; the parts of them for any better schedule
-where annealing finds none, and where so many steps are tried first."""
+"""Requests chosen and states met by ``schedule_levels`` for each unit of work; the parts of them for any better
+schedule where annealing finds none, and where so many steps are tried first."""
 
 BEAM = 400
 """States kept of all with the same number of iterations."""

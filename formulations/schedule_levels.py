@@ -174,7 +174,7 @@ class Levels:
             end.begin(alone, rides, toll=toll, until=until, unread=unread, waste=wasted)
         left, (ahead, back) = self._run(work)
         if self.result == NONE and min(ahead, back) >= TURN:
-            more = SHIFT * self._instance.kv / scarce * log(back / ahead)
+            more = SHIFT * self._instance.kv / max(1, scarce) * log(back / ahead)
             self._part[steps][which] = min(max(LEAST, self._part[steps][which] + more), MOST)
         return left
 
@@ -206,12 +206,14 @@ class Levels:
         return max(0, work), spent
 
     def _shared(self, searches: list[Paths]) -> list[Paths]:
-        """Those that have not ended; where that is one, and half of what it has left in another, added if it is new."""
+        """Those that have not ended; if that is one, and half of what it has left in another, which is added if new."""
         running = [search for search in searches if search.result == MORE]
         if len(running) == 1:
-            done = [each for each in searches[len(self._ends) :] if each.backward == running[0].backward]
-            other = running[0].halve(done[0] if done else None)
+            ended = [
+                each for each in searches if each.result == NONE and each.backward == running[0].backward
+            ]
+            other = running[0].halve(ended[0] if ended else None)
             if other is not None:
                 running.append(other)
-                searches += [] if done else [other]
+                searches += [] if ended else [other]
         return running

@@ -6,8 +6,8 @@ the tokens kept with which there was no way.
 With fewer of any there is none, and none with as many more tokens kept as an iteration computes if one less is left,
 as it could be run. Where only a part may be wasted this is true of the same search alone, and of no fewer iterations
 alone so far, with the one that could be run: what a state has wasted and keeps says how many those were, as all else
-is the same. Such rows have the tag of the search. The *sign* of a row is a byte of its key's hash, 0 where there is
-none: signs are read first, as they fit a processor's cache.
+is the same. Such rows have the tag of the search. The *sign* of a row is a byte, some bits of its key's hash, 0
+where there is none: signs are read first, as they fit a processor's cache.
 """
 
 import numpy as np

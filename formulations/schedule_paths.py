@@ -126,7 +126,7 @@ class Paths:
         size = np.array([0, sum(instance.prompt), pool, digits, 0, 0, 0, 0, 0])
         self._tree = Tree(
             backward, np.full(n, -1), slots_of(steps), np.zeros((steps + 2, 12), np.int64),
-            np.zeros((MOST_MOVES, 5), np.int64), np.zeros((rows, count + 6), np.int64), np.zeros(rows, np.int8),
+            np.zeros((MOST_MOVES, 5), np.int64), np.zeros((rows, count + 6), np.int64), np.zeros(rows, np.uint8),
             words, radix, np.zeros((steps + 2, count), np.int64), np.zeros((2, n + 1, wide), np.uint64),
             np.zeros((5, n), np.int64), size,
         )  # fmt: skip
@@ -174,10 +174,11 @@ class Paths:
         self.result = MORE
 
     def halve(self, other: "Paths | None") -> "Paths | None":
-        """Leave half of what is to come to ``other``, made from this one before and done, or to a new one.
+        """Leave half of what is to come to ``other``, another search of the same that has ended, or to a new one.
 
         None where there is too little. Neither remembers what it has only half of.
         """
+        assert other is None or (other is not self and other.result == NONE)
         depth = self._tree.size[DEPTH]
         left = np.flatnonzero(self._tree.frames[: depth + 1, NEXT] < self._tree.frames[: depth + 1, HIGH])
         if len(left) == 0:

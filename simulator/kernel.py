@@ -35,10 +35,11 @@ VERSION = sha256(Path(__file__).read_bytes() + Path(batching.__file__).read_byte
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile, without reference counting: nothing here allocates, and counting the members of the tuples
-    below at every call would cost more than the simulation.
+    below at every call would cost more than the simulation. What is called becomes part of its caller: passing
+    those members costs as much again.
     """
     function.__qualname__ = f"{function.__qualname__}_{VERSION}"
-    return njit(cache=True, nogil=True, _nrt=False)(function)  # type: ignore[call-overload]
+    return njit(cache=True, nogil=True, _nrt=False, forceinline=True)(function)  # type: ignore[call-overload]
 
 
 INFINITE = np.int64(2**63 - 1)

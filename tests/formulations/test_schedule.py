@@ -450,6 +450,46 @@ def test_a_state_that_wasted_more_says_nothing_of_one_that_wasted_less(
     assert ended_search(paths) == FOUND
 
 
+def half_empty(seed):
+    return tiny(seed, requests=(4, 5, 6), longest=10, outputs=4, spare=15, budget=10)
+
+
+@pytest.mark.parametrize("seed, steps, alone, rides", [(281, 3, 2, 0), (281, 3, 2, 2), (160, 3, 5, 0)])
+def test_one_that_has_ended_takes_half_of_another_and_never_of_itself(monkeypatch, seed, steps, alone, rides):
+    """However soon; and takes the same way each time."""
+    for turn in (0, 1, 5, 10**6):
+        monkeypatch.setattr(schedule_levels, "TURN", turn)
+        left = set[int]()
+        for _ in range(3):
+            levels = Levels(half_empty(seed), range(steps, steps + 1), work=1000)
+            left.add(levels._search(steps, alone, rides, None, 10**6))
+            assert levels.result == FOUND, turn
+        assert len(left) == 1
+
+
+def test_whoever_searches_all_that_exists_is_met(monkeypatch):
+    """Whatever takes turns, and where all is passed over."""
+    some = 0
+    for seed, rides in product(range(80), (0, 1)):
+        instance = half_empty(seed)
+        steps, alone, all_met = fewest_steps(instance), 4, list[set[tuple[int, ...]]]()
+        for turn in (10**6, 40, 3):
+            monkeypatch.setattr(schedule_levels, "TURN", turn)
+            met = set[tuple[int, ...]]()
+            all_met.append(met)
+            levels = Levels(
+                instance,
+                range(steps, steps + 1),
+                work=1000,
+                accepts=lambda first, _, met=met: met.add(tuple(first)),
+            )
+            levels._search(steps, alone, rides, None, 10**7)
+            assert levels.result == (GAVE_UP if met else NONE)
+        assert all_met[0] == all_met[1] == all_met[2], (seed, rides)
+        some += len(all_met[0]) > 1
+    assert some >= 40
+
+
 @pytest.mark.parametrize(
     "prompt, output, kv, tokens, counts",
     [((2, 3, 3, 2), (2, 2, 1, 1), 5, 4, (2, 2, 1)), ((4, 2, 4), (1, 2, 2), 6, 5, (2, 2, 0))],
