@@ -34,12 +34,8 @@ def mark_sums(data, tree, s, count, waste, unread, apart, pool):
         )
         _mark(sums, 0, count, bottom, top, digits)
         for k in range(least, most + 1):
-            low, high = (
-                max(now + data.tokens * k - wide, bottom - apart),
-                min(now + data.tokens * k, top + pool),
-            )
-            if k == 0 and not tree.frames[s, RODE] and not tree.backward:
-                high = min(high, 0)
+            low, high = _due(data, tree, s, wide, now, k)
+            low, high = max(low, bottom - apart), min(high, top + pool)
             _mark(sums, 1, count, low, high, digits)
 
 
@@ -64,9 +60,7 @@ def leads(data, tree, s, chosen, free, due):
     for ride in range(2 if tree.frames[s, RIDES] > 0 else 1):
         bottom, top, wide, now, few, many = _ways(data, tree, s, free, due, waste, unread, apart, pool, ride)
         for k in range(few, many + 1):
-            low, high = now + data.tokens * k - wide, now + data.tokens * k
-            if k == 0 and not tree.frames[s, RODE] and not tree.backward:
-                high = min(high, 0)
+            low, high = _due(data, tree, s, wide, now, k)
             if bottom <= 0 <= top and low <= min(pool, high) and high >= 0:
                 return True
             if low <= high and max(bottom, least, low - pool) <= min(top, high + apart):
@@ -78,9 +72,8 @@ def leads(data, tree, s, chosen, free, due):
 def _ways(data, tree, s, free, due, waste, unread, apart, pool, ride):
     """Intervals of both sums for step s where that takes prompts along (1) or does not (0).
 
-    Least and most that a set reads; how much less may be due than a number, and what that is with no iterations alone,
-    each adding ``tokens``; least and most iterations alone. Without them and if the step before took nothing along,
-    nothing is due.
+    Least and most that a set reads; by how much less may be due than a number, and that with no iterations alone, each
+    adding ``tokens`` (``_due``); least and most iterations alone.
 
     Proof: let r be the memory that nobody reads in step s. Forward let v be the tokens that k iterations could compute,
     and those kept, beyond what is due; backward, they and r beyond what is due and the debt. Neither is less than
@@ -97,6 +90,16 @@ def _ways(data, tree, s, free, due, waste, unread, apart, pool, ride):
     least = max(0, -((now - bottom + apart) // budget))
     most = min(frame[ALONE], (min(free - over, top + wide) + pool - now) // budget)
     return bottom, top, wide, now, least, most
+
+
+@compiled
+def _due(data, tree, s, wide, now, k):
+    """Least and most due with k iterations alone: nothing without any, if the step before took nothing along."""
+    high = now + data.tokens * k
+    low = high - wide
+    if k == 0 and not tree.frames[s, RODE] and not tree.backward:
+        high = min(high, 0)
+    return low, high
 
 
 @compiled
