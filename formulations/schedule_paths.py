@@ -186,16 +186,15 @@ class Paths:
         if other is None:
             other = copy(self)
             arrays = {name: getattr(self._tree, name) for name in (*NOW, *SCRATCH)}
-            own = {
-                name: np.zeros(each.shape, each.dtype) for name, each in arrays.items()
-            }  # zeros_like writes them
+            # Not zeros_like, which writes every page.
+            own = {name: np.zeros(each.shape, each.dtype) for name, each in arrays.items()}
             other._tree = self._tree._replace(**own)
             used = np.flatnonzero(self._tree.signs)
             other._tree.table[used], other._tree.signs[used] = self._tree.table[used], self._tree.signs[used]
         for name in NOW:
             getattr(other._tree, name)[:] = getattr(self._tree, name)
-        moves = self._tree.frames[depth, HIGH]
-        other._tree.moves[:moves] = self._tree.moves[:moves]
+        met = self._tree.frames[depth, HIGH]
+        other._tree.moves[:met] = self._tree.moves[:met]
         s = left[0]
         begin, end = self._tree.frames[s, [NEXT, HIGH]]
         for paths, start in ((other, begin), (self, begin + 1)):
